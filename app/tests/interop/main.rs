@@ -1,0 +1,2 @@
+//! Tests against other BitTorrent programs.
+#![allow(missing_docs)]

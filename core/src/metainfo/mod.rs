@@ -1,0 +1,4 @@
+//! Under construction.
+/// Under construction.
+#[derive(Debug)]
+pub struct Metainfo;

@@ -1,0 +1,69 @@
+//! What the engine hands to plugins instead of letting them open sockets, read clocks or roll dice themselves.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+
+use super::{datagrams::DatagramFactory, transport::Transport};
+use crate::moment::Moment;
+
+/// Turns names into addresses.
+#[async_trait]
+pub trait Resolve: fmt::Debug + Send + Sync + 'static {
+    /// All addresses of `host` (a name, or an address in text), in no particular order; never an empty list.
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError>;
+}
+
+/// Why a name has no address.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot resolve {host}: {reason}")]
+pub struct ResolveError {
+    /// The name.
+    pub host: String,
+    /// In plain words.
+    pub reason: String,
+}
+
+/// The engine's clock.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Moment + Send + Sync>);
+
+impl Clock {
+    /// A clock that asks `now`.
+    pub fn new(now: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+    /// The time since the engine's start.
+    pub fn now(&self) -> Moment {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({:?})", self.now())
+    }
+}
+
+/// A plugin's means of touching the world.
+#[derive(Debug, Clone)]
+pub struct Means {
+    /// Datagram sockets.
+    pub datagrams: Arc<dyn DatagramFactory>,
+    /// Streams to trackers and web servers.
+    pub dialer: Arc<dyn Transport>,
+    /// Names.
+    pub resolver: Arc<dyn Resolve>,
+    /// Time.
+    pub clock: Clock,
+    /// Seed for the plugin's own random generator.
+    pub seed: u64,
+    /// Where sockets bind for each address family; the port is 0.
+    pub bind: Vec<SocketAddr>,
+    /// What programs call themselves in HTTP: `Castanet/0.1.0`.
+    pub user_agent: Arc<str>,
+}
