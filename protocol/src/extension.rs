@@ -1,0 +1,1 @@
+//! The extension protocol (BEP 10).

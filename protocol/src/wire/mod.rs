@@ -1,0 +1,1 @@
+//! The wire protocol (BEP 3, BEP 6, BEP 10).
