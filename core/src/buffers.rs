@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 /// A pool of buffers of one size, shared by cloning.
 #[derive(Debug, Clone)]
@@ -52,6 +52,73 @@ impl BufferPool {
     }
 }
 
+/// Recycled buffers for reading from disk: always initialised, so that nothing is zeroed twice.
+#[derive(Debug, Clone)]
+pub struct ReadBuffers {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    size: usize,
+    most: usize,
+}
+
+impl ReadBuffers {
+    /// Buffers of `size` bytes; at most `most` idle ones are kept.
+    pub fn new(size: usize, most: usize) -> Self {
+        Self { free: Arc::default(), size, most }
+    }
+    /// A buffer of exactly `size` bytes with arbitrary contents.
+    pub fn take(&self) -> ReadBuffer {
+        let idle = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        ReadBuffer { bytes: idle.unwrap_or_else(|| vec![0; self.size]), home: Some(self.clone()) }
+    }
+}
+
+/// A buffer to read into; goes back to its pool when it, or the last [`Bytes`] made of it, is dropped.
+#[derive(Debug)]
+pub struct ReadBuffer {
+    bytes: Vec<u8>,
+    home: Option<ReadBuffers>,
+}
+
+impl ReadBuffer {
+    /// A buffer of `size` zeros that belongs to no pool.
+    pub fn unpooled(size: usize) -> Self {
+        Self { bytes: vec![0; size], home: None }
+    }
+    /// The first `length` bytes (at most all), shared from now on.
+    pub fn freeze(self, length: usize) -> Bytes {
+        let mut bytes = Bytes::from_owner(self);
+        bytes.truncate(length);
+        bytes
+    }
+}
+
+impl AsRef<[u8]> for ReadBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+impl std::ops::Deref for ReadBuffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+impl std::ops::DerefMut for ReadBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            let mut free = home.free.lock().unwrap_or_else(PoisonError::into_inner);
+            if free.len() < home.most {
+                free.push(std::mem::take(&mut self.bytes));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +136,19 @@ mod tests {
         assert_eq!(slice[..], [7; 500]);
         drop(slice);
         assert_eq!(pool.take().as_ptr(), address);
+    }
+
+    #[test]
+    fn a_read_buffer_comes_home_after_its_last_slice() {
+        let pool = ReadBuffers::new(64, 2);
+        let mut buffer = pool.take();
+        buffer[0] = 9;
+        let bytes = buffer.freeze(10);
+        let slice = bytes.slice(..1);
+        drop(bytes);
+        assert_eq!(pool.free.lock().unwrap().len(), 0);
+        assert_eq!(slice[..], [9]);
+        drop(slice);
+        assert_eq!(pool.take()[0], 9);
     }
 }

@@ -3,6 +3,7 @@
 //! Each part is a machine that is told what happened and when (`handle(input, now)`), says what to do (`poll()`)
 //! and when it wants to be asked again (`deadline()`). Time and randomness come in as arguments, so a run replays.
 
+pub mod assembly;
 pub mod extension;
 pub mod peer;
 pub mod wire;

@@ -1,0 +1,40 @@
+//! How actors end, and how their parents learn of it.
+
+use actix::prelude::*;
+use castanet_core::{PeerKey, PluginName, TorrentId};
+
+/// Why an actor ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitReason {
+    /// It was asked to.
+    Asked,
+    /// It ended by itself, for a reason that a user can read.
+    Failed(String),
+    /// A panic, or its thread vanished: `stopped()` ran without anyone having closed it.
+    Unexplained,
+}
+
+/// Who ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Child {
+    /// A torrent of the session.
+    Torrent(TorrentId),
+    /// A discovery plugin of the session.
+    Discovery(PluginName),
+    /// The piece manager of a torrent.
+    Pieces,
+    /// The storage of a torrent.
+    Storage,
+    /// A peer of a torrent.
+    Peer(PeerKey),
+}
+
+/// Sent to the parent from `stopped()`, after a clean end and after a panic alike.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct ChildStopped {
+    /// Who.
+    pub child: Child,
+    /// Why.
+    pub reason: ExitReason,
+}
