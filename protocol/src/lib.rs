@@ -6,4 +6,8 @@
 pub mod assembly;
 pub mod extension;
 pub mod peer;
+pub mod rate;
+pub mod swarm;
+pub mod unchoke;
+pub mod tracker;
 pub mod wire;

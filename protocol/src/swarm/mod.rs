@@ -1,0 +1,2 @@
+//! Peers known and whom to dial, for one torrent.
+pub mod priority;
