@@ -8,6 +8,6 @@ pub mod extension;
 pub mod peer;
 pub mod rate;
 pub mod swarm;
-pub mod unchoke;
 pub mod tracker;
+pub mod unchoke;
 pub mod wire;
