@@ -1,1 +1,9 @@
-//! Under construction.
+//! Floor 3: torrents at rest. Files on disk, memory for tests, and what is remembered between two runs.
+//!
+//! [`files`] and [`memory`] implement the storage seam, [`resume`] the resume seam. All of it blocks: the storage actor
+//! owns the threads.
+
+pub mod files;
+pub mod memory;
+pub mod resume;
+mod segments;

@@ -4,5 +4,6 @@ pub mod datagrams;
 pub mod discovery;
 pub mod hasher;
 pub mod means;
+pub mod resume;
 pub mod storage;
 pub mod transport;
