@@ -111,6 +111,27 @@ impl Bitfield {
     pub fn has_any_not_in(&self, other: &Self) -> bool {
         self.words.iter().zip(&other.words).any(|(mine, theirs)| mine & !theirs != 0)
     }
+    /// How many pieces do both hold? Costs a word for every 64 pieces.
+    pub fn count_common(&self, other: &Self) -> u32 {
+        self.words.iter().zip(&other.words).map(|(mine, theirs)| (mine & theirs).count_ones()).sum()
+    }
+    /// The first piece at or after `from` that is set. Costs a word for every 64 pieces passed over.
+    pub fn next(&self, from: PieceIndex) -> Option<PieceIndex> {
+        self.next_common(self, from)
+    }
+    /// The first piece at or after `from` that both hold. Costs a word for every 64 pieces passed over.
+    pub fn next_common(&self, other: &Self, from: PieceIndex) -> Option<PieceIndex> {
+        let first = from.index() / 64;
+        let mut kept = u64::MAX >> (from.0 % 64);
+        for (at, (mine, theirs)) in self.words.iter().zip(&other.words).enumerate().skip(first) {
+            let both = mine & theirs & kept;
+            if both != 0 {
+                return Some(PieceIndex(at as u32 * 64 + both.leading_zeros()));
+            }
+            kept = u64::MAX;
+        }
+        None
+    }
     fn mask(piece: PieceIndex) -> u64 {
         1 << (63 - piece.0 % 64)
     }
@@ -149,5 +170,21 @@ mod tests {
             assert_eq!(full.has_any_not_in(&Bitfield::new(len)), len > 0);
             assert!(!full.has_any_not_in(&full));
         }
+    }
+
+    #[test]
+    fn common_pieces_are_found_across_words() {
+        let (mut a, mut b) = (Bitfield::new(200), Bitfield::new(200));
+        for piece in [3, 64, 130, 199] {
+            a.set(PieceIndex(piece));
+        }
+        for piece in [4, 64, 199] {
+            b.set(PieceIndex(piece));
+        }
+        assert_eq!(a.count_common(&b), 2);
+        assert_eq!(a.next(PieceIndex(4)), Some(PieceIndex(64)));
+        assert_eq!(a.next_common(&b, PieceIndex(0)), Some(PieceIndex(64)));
+        assert_eq!(a.next_common(&b, PieceIndex(65)), Some(PieceIndex(199)));
+        assert_eq!(a.next_common(&b, PieceIndex(200)), None);
     }
 }
