@@ -1,0 +1,549 @@
+//! The peer machine: what it knows of both sides, and who handles what.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use castanet_core::{Bitfield, BlockRef, Moment, PieceIndex};
+
+use super::{
+    CloseReason, Haves, Input, Output, PeerConfig,
+    allowed_fast::allowed_fast,
+    requests::{Arrival, Requests},
+    uploads::{LARGEST_READ, LEAST_UNSENT, MOST_REMOTE_REQUESTS, UNSENT_TARGET, Uploads},
+};
+use crate::{
+    extension::{self, ExtendedHandshake},
+    rate::Meter,
+    wire::{Decoded, LONGEST_BLOCK, Limits, Message, decode},
+};
+
+/// Bytes of blocks nobody asked for, and of their headers, before the connection is closed.
+pub const MOST_UNASKED: u64 = 1024 * 1024;
+/// Bytes of control frames that may wait for a remote that does not read.
+pub const MOST_UNSENT_CONTROL: u64 = 1024 * 1024;
+/// Pieces that a choked remote may fetch from us (BEP 6 suggests ten; large pieces make that generous).
+const ALLOWED_FAST: usize = 5;
+/// Pieces of the remote's allowed-fast set that we remember.
+const MOST_FAST_PIECES: usize = 32;
+
+/// One connection. See the [module](super).
+#[derive(Debug)]
+pub struct PeerMachine {
+    config: PeerConfig,
+    limits: Limits,
+    outputs: VecDeque<Output>,
+    /// Control frames that are not put out yet.
+    control: BytesMut,
+    /// Bytes that the unfinished frame lacks.
+    missing: usize,
+    last_sent: Moment,
+    last_heard: Moment,
+
+    // What we ask of the remote.
+    requests: Requests,
+    we_are_interested: bool,
+    choked: bool,
+    /// Pieces that we may ask for while choked.
+    fast_pieces: Vec<PieceIndex>,
+    told_pieces: bool,
+    /// Pieces of consecutive "have" messages.
+    haves: Vec<PieceIndex>,
+    lost: Vec<BlockRef>,
+    unasked: u64,
+    down: Meter,
+
+    // What the remote asks of us.
+    uploads: Uploads,
+    interested: bool,
+    we_choke: bool,
+    /// Pieces that the remote may ask for while choked, and how many bytes of them it may still have.
+    allowed_fast: Vec<PieceIndex>,
+    fast_budget: u64,
+    up: Meter,
+}
+
+impl PeerMachine {
+    /// A connection whose handshakes are done. Our pieces and what we can do wait to be sent.
+    pub fn new(config: PeerConfig, now: Moment) -> Self {
+        let geometry = config.geometry;
+        let allowed_fast = match config.fast {
+            true => allowed_fast(config.remote, config.info_hash, geometry.pieces(), ALLOWED_FAST),
+            false => Vec::new(),
+        };
+        let mut machine = Self {
+            limits: Limits::of(&geometry),
+            outputs: VecDeque::new(),
+            control: BytesMut::new(),
+            missing: 4,
+            last_sent: now,
+            last_heard: now,
+            requests: Requests::new(config.timing.request, now),
+            we_are_interested: false,
+            choked: true,
+            fast_pieces: Vec::new(),
+            told_pieces: false,
+            haves: Vec::new(),
+            lost: Vec::new(),
+            unasked: 0,
+            down: Meter::new(now),
+            uploads: Uploads::default(),
+            interested: false,
+            we_choke: true,
+            fast_budget: allowed_fast.iter().map(|piece| u64::from(geometry.length_of(*piece))).sum(),
+            allowed_fast,
+            up: Meter::new(now),
+            config,
+        };
+        machine.introduce();
+        machine.settle(now);
+        machine
+    }
+
+    fn introduce(&mut self) {
+        let have = &self.config.have;
+        let pieces = match self.config.fast {
+            true if have.is_full() => Some(Message::HaveAll),
+            true if have.is_none() => Some(Message::HaveNone),
+            false if have.is_none() => None,
+            _ => Some(Message::Bitfield(have.to_bytes().into())),
+        };
+        if let Some(message) = pieces {
+            self.say(message);
+        }
+        if self.config.extended {
+            let ours = ExtendedHandshake {
+                messages: self.config.extensions.iter().map(|(name, id)| ((*name).into(), *id)).collect(),
+                client: extension::CLIENT.into(),
+                port: Some(self.config.listen_port).filter(|port| *port != 0),
+                your_ip: Some(self.config.remote),
+                queue: Some(MOST_REMOTE_REQUESTS),
+                metadata_size: None,
+                upload_only: self.config.have.is_full(),
+            };
+            self.say(Message::Extended { id: extension::HANDSHAKE_ID, payload: ours.encode().into() });
+        }
+        if let Some(port) = self.config.dht_port {
+            self.say(Message::Port(port));
+        }
+        for piece in self.allowed_fast.clone() {
+            self.say(Message::AllowedFast(piece));
+        }
+    }
+
+    /// Takes something in. An error ends the connection; what was put out before it is still valid.
+    pub fn handle(&mut self, input: Input<'_>, now: Moment) -> Result<(), CloseReason> {
+        let result = match input {
+            Input::Received(buffer) => self.received(buffer, now),
+            Input::Timeout => self.timeout(now),
+            wish => {
+                self.wish(wish, now);
+                Ok(())
+            }
+        };
+        self.settle(now);
+        result
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due. It moves with every input.
+    pub fn deadline(&self) -> Moment {
+        let timing = &self.config.timing;
+        let offer = if self.may_ask() { self.requests.next_offer() } else { Moment::NEVER };
+        (self.last_sent + timing.keep_alive)
+            .min(self.last_heard + timing.silence)
+            .min(self.requests.deadline())
+            .min(offer)
+    }
+
+    /// Bytes that the buffer lacks before the next message is whole: make room for so many.
+    pub fn missing(&self) -> usize {
+        self.missing
+    }
+    /// How many more blocks the remote could be asked for now; 0 while it chokes us or we are not interested.
+    pub fn room(&self) -> usize {
+        if self.we_are_interested && !self.choked { self.requests.room() } else { 0 }
+    }
+    /// Requests of ours under way.
+    pub fn outstanding(&self) -> usize {
+        self.requests.len()
+    }
+    /// Requests of the remote that wait for a read.
+    pub fn queued(&self) -> usize {
+        self.uploads.len()
+    }
+    /// Does the remote choke us?
+    pub fn is_choked(&self) -> bool {
+        self.choked
+    }
+    /// Does the remote want our pieces?
+    pub fn is_interested(&self) -> bool {
+        self.interested
+    }
+    /// Do we choke the remote?
+    pub fn we_choke(&self) -> bool {
+        self.we_choke
+    }
+    /// Do we want pieces of the remote?
+    pub fn we_are_interested(&self) -> bool {
+        self.we_are_interested
+    }
+    /// Does the remote keep blocks back for long?
+    pub fn is_snubbed(&self) -> bool {
+        self.requests.is_snubbed()
+    }
+    /// Bytes a second of blocks that we asked for.
+    pub fn rate_down(&self, now: Moment) -> u64 {
+        self.down.rate(now)
+    }
+    /// Bytes a second of blocks for the remote.
+    pub fn rate_up(&self, now: Moment) -> u64 {
+        self.up.rate(now)
+    }
+    /// Bytes of blocks received in all that we had asked for.
+    pub fn downloaded(&self) -> u64 {
+        self.down.total()
+    }
+    /// Bytes of blocks put out for the remote in all.
+    pub fn uploaded(&self) -> u64 {
+        self.up.total()
+    }
+
+    // ---- what the remote says
+
+    fn received(&mut self, buffer: &mut BytesMut, now: Moment) -> Result<(), CloseReason> {
+        self.last_heard = now;
+        loop {
+            match decode(buffer, &self.limits)? {
+                Decoded::Message(message) => self.heard(message, now)?,
+                Decoded::Need(missing) => {
+                    self.missing = missing;
+                    break;
+                }
+            }
+        }
+        let most = UNSENT_TARGET + u64::from(LARGEST_READ) + self.limits.bitfield as u64 + MOST_UNSENT_CONTROL;
+        if self.uploads.unsent() + self.control.len() as u64 > most {
+            return Err(CloseReason::DoesNotRead);
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, message: Message, now: Moment) -> Result<(), CloseReason> {
+        match message {
+            Message::KeepAlive => {}
+            Message::Choke => self.choked_by_remote(),
+            Message::Unchoke => {
+                if std::mem::take(&mut self.choked) {
+                    self.requests.forget_offers();
+                    self.put(Output::Choked(false));
+                }
+            }
+            Message::Interested | Message::NotInterested => {
+                let interested = message == Message::Interested;
+                if std::mem::replace(&mut self.interested, interested) != interested {
+                    self.put(Output::Interested(interested));
+                }
+            }
+            Message::Have(piece) => {
+                if !self.config.geometry.contains(piece) {
+                    return Err(CloseReason::NoSuchPiece(piece));
+                }
+                self.told_pieces = true;
+                self.haves.push(piece);
+            }
+            Message::Bitfield(bits) => {
+                let all = Bitfield::from_bytes(&bits, self.config.geometry.pieces());
+                self.told(Haves::Bitfield(all.ok_or(CloseReason::BadBitfield)?))?;
+            }
+            Message::HaveAll => {
+                self.fast_only()?;
+                self.told(Haves::All)?;
+            }
+            Message::HaveNone => {
+                self.fast_only()?;
+                self.told(Haves::None)?;
+            }
+            Message::Request(block) => self.asked_by_remote(block)?,
+            Message::Piece { block, data } => self.block_came(block, data, now)?,
+            Message::Cancel(block) => {
+                if self.uploads.cancel(block) {
+                    self.refuse(block);
+                }
+            }
+            Message::Port(port) => {
+                if port != 0 {
+                    self.put(Output::DhtPort(port));
+                }
+            }
+            Message::Suggest(piece) => {
+                self.fast_only()?;
+                if self.config.geometry.contains(piece) {
+                    self.put(Output::Suggested(piece));
+                }
+            }
+            Message::Reject(block) => {
+                self.fast_only()?;
+                if self.requests.rejected(block) {
+                    self.lost.push(block);
+                    if self.choked {
+                        self.fast_pieces.retain(|piece| *piece != block.piece);
+                    }
+                }
+            }
+            Message::AllowedFast(piece) => {
+                self.fast_only()?;
+                let fits = self.fast_pieces.len() < MOST_FAST_PIECES && self.config.geometry.contains(piece);
+                if fits && !self.fast_pieces.contains(&piece) {
+                    self.fast_pieces.push(piece);
+                }
+            }
+            Message::Extended { id, payload } => self.extended(id, payload),
+        }
+        Ok(())
+    }
+
+    fn choked_by_remote(&mut self) {
+        if std::mem::replace(&mut self.choked, true) {
+            return;
+        }
+        self.requests.forget_offers();
+        self.put(Output::Choked(true));
+        // With the fast extension the remote answers or rejects each request; without it, silence is the answer.
+        if !self.config.fast {
+            self.requests.lose(0, &mut self.lost);
+        }
+    }
+
+    /// The remote told all its pieces at once, which it may do once and before any "have".
+    fn told(&mut self, haves: Haves) -> Result<(), CloseReason> {
+        if std::mem::replace(&mut self.told_pieces, true) {
+            return Err(CloseReason::BitfieldTwice);
+        }
+        self.put(Output::Has(haves));
+        Ok(())
+    }
+
+    fn block_came(&mut self, block: BlockRef, data: Bytes, now: Moment) -> Result<(), CloseReason> {
+        match self.requests.arrived(block, now) {
+            Arrival::Expected { back_from_snub } => {
+                if back_from_snub {
+                    self.put(Output::Snubbed(false));
+                }
+                self.down.add(u64::from(block.length), now);
+                self.put(Output::Block { block, data });
+            }
+            Arrival::WrongLength => return Err(CloseReason::WrongBlockLength(block)),
+            Arrival::Unasked => {
+                self.unasked += u64::from(block.length) + 13;
+                if self.unasked > MOST_UNASKED {
+                    return Err(CloseReason::Unasked(self.unasked));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn asked_by_remote(&mut self, block: BlockRef) -> Result<(), CloseReason> {
+        if block.length > LONGEST_BLOCK || !self.config.geometry.is_within(block) {
+            return Err(CloseReason::BadRequest(block));
+        }
+        let bytes = u64::from(block.length);
+        let gift = self.we_choke && self.allowed_fast.contains(&block.piece) && bytes <= self.fast_budget;
+        let granted = (!self.we_choke || gift) && self.config.have.has(block.piece) && self.uploads.ask(block);
+        if !granted {
+            self.refuse(block);
+        } else if gift {
+            self.fast_budget -= bytes;
+        }
+        Ok(())
+    }
+
+    fn extended(&mut self, id: u8, payload: Bytes) {
+        if !self.config.extended {
+            return;
+        }
+        if id == extension::HANDSHAKE_ID {
+            // One that cannot be read tells us nothing; the connection works without it.
+            if let Ok(theirs) = ExtendedHandshake::decode(&payload) {
+                if let Some(queue) = theirs.queue {
+                    self.requests.set_most(queue);
+                }
+                self.put(Output::ExtendedHandshake(Box::new(theirs)));
+            }
+        } else if self.config.extensions.iter().any(|(_, ours)| *ours == id) {
+            self.put(Output::Extended { id, payload });
+        }
+    }
+
+    fn fast_only(&self) -> Result<(), CloseReason> {
+        if self.config.fast { Ok(()) } else { Err(CloseReason::NotFast) }
+    }
+
+    // ---- what our side wants
+
+    fn wish(&mut self, wish: Input<'_>, now: Moment) {
+        match wish {
+            Input::Received(_) | Input::Timeout => {}
+            Input::Written(bytes) => self.uploads.written(bytes),
+            Input::Assign(blocks) => self.assign(blocks, now),
+            Input::Cancel(blocks) => {
+                for block in blocks {
+                    if self.requests.cancel(*block) {
+                        self.say(Message::Cancel(*block));
+                    }
+                }
+            }
+            Input::Choke(choke) => self.choke(choke),
+            Input::Interest(interest) => {
+                if std::mem::replace(&mut self.we_are_interested, interest) != interest {
+                    self.requests.forget_offers();
+                    self.say(if interest { Message::Interested } else { Message::NotInterested });
+                }
+            }
+            Input::Announce(pieces) => {
+                for piece in pieces {
+                    if self.config.have.set(*piece) {
+                        self.say(Message::Have(*piece));
+                    }
+                }
+            }
+            Input::Data { range, data } => self.send_blocks(range, &data, now),
+            Input::ReadFailed(range) => self.refuse_read(range),
+            Input::Extended { id, payload } => {
+                self.say(Message::Extended { id, payload: Bytes::copy_from_slice(payload) });
+            }
+        }
+    }
+
+    fn assign(&mut self, blocks: &[BlockRef], now: Moment) {
+        for block in blocks {
+            let possible = self.config.geometry.is_within(*block) && block.length <= LONGEST_BLOCK;
+            let allowed = !self.choked || self.fast_pieces.contains(&block.piece);
+            if possible && allowed && self.requests.ask(*block, now) {
+                self.say(Message::Request(*block));
+            } else {
+                self.lost.push(*block);
+            }
+        }
+        self.requests.answered();
+    }
+
+    fn choke(&mut self, choke: bool) {
+        if std::mem::replace(&mut self.we_choke, choke) == choke {
+            return;
+        }
+        self.say(if choke { Message::Choke } else { Message::Unchoke });
+        if choke {
+            let mut refused = Vec::new();
+            self.uploads.clear(&self.allowed_fast, |block| refused.push(block));
+            refused.into_iter().for_each(|block| self.refuse(block));
+        }
+    }
+
+    fn send_blocks(&mut self, range: BlockRef, data: &Bytes, now: Moment) {
+        if data.len() != range.length as usize {
+            return self.refuse_read(range);
+        }
+        self.flush(now);
+        for block in self.uploads.end_read(range).unwrap_or_default() {
+            let start = (block.begin - range.begin) as usize;
+            let data = data.slice(start..start + block.length as usize);
+            let header = self.uploads.header(block);
+            self.uploads.sent(header.len() + data.len());
+            self.up.add(data.len() as u64, now);
+            self.last_sent = now;
+            self.put(Output::SendBlock { header, data });
+        }
+    }
+
+    fn refuse_read(&mut self, range: BlockRef) {
+        for block in self.uploads.end_read(range).unwrap_or_default() {
+            self.refuse(block);
+        }
+    }
+
+    /// Tells the remote that a request of its will not be answered, if there is a way to say so.
+    fn refuse(&mut self, block: BlockRef) {
+        if self.config.fast {
+            self.say(Message::Reject(block));
+        }
+    }
+
+    // ---- time and order
+
+    fn timeout(&mut self, now: Moment) -> Result<(), CloseReason> {
+        if now >= self.last_heard + self.config.timing.silence {
+            return Err(CloseReason::Silent);
+        }
+        if now >= self.last_sent + self.config.timing.keep_alive {
+            self.say(Message::KeepAlive);
+        }
+        if self.requests.timeout(self.choked, &mut self.lost, now) {
+            self.put(Output::Snubbed(true));
+        }
+        Ok(())
+    }
+
+    fn may_ask(&self) -> bool {
+        self.we_are_interested && (!self.choked || !self.fast_pieces.is_empty())
+    }
+
+    /// Ends an input: local news first, then what is to be sent, then what more could be done.
+    fn settle(&mut self, now: Moment) {
+        self.flush_haves();
+        if !self.lost.is_empty() {
+            let lost = std::mem::take(&mut self.lost);
+            self.put(Output::Lost(lost));
+        }
+        self.flush(now);
+        let target = self.up.rate(now).clamp(LEAST_UNSENT, UNSENT_TARGET);
+        while let Some(range) = self.uploads.next_read(target) {
+            self.put(Output::Read(range));
+        }
+        if self.may_ask()
+            && let Some(blocks) = self.requests.offer(now)
+        {
+            self.put(match self.choked {
+                false => Output::Room(blocks),
+                true => Output::FastRoom { blocks, pieces: self.fast_pieces.clone() },
+            });
+        }
+    }
+
+    fn say(&mut self, message: Message) {
+        message.encode(&mut self.control);
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn flush_haves(&mut self) {
+        if !self.haves.is_empty() {
+            self.outputs.push_back(Output::Has(Haves::Pieces(std::mem::take(&mut self.haves))));
+        }
+    }
+
+    fn flush(&mut self, now: Moment) {
+        if !self.control.is_empty() {
+            let frames = self.control.split().freeze();
+            self.uploads.sent(frames.len());
+            self.last_sent = now;
+            self.put(Output::Send(frames));
+        }
+    }
+
+    /// The bounds that hold between inputs.
+    pub fn check_invariants(&self) {
+        self.requests.check_invariants();
+        self.uploads.check_invariants();
+        assert!(self.control.is_empty() && self.haves.is_empty() && self.lost.is_empty());
+        assert!(self.fast_pieces.len() <= MOST_FAST_PIECES && self.allowed_fast.len() <= ALLOWED_FAST);
+        assert!(self.config.fast || (self.fast_pieces.is_empty() && self.allowed_fast.is_empty()));
+        assert!(self.missing > 0 && self.missing <= 4 + self.limits.frame());
+    }
+}

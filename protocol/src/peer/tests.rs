@@ -1,0 +1,1 @@
+//! The machine against itself, against strangers and against time.
