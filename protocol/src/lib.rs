@@ -6,6 +6,7 @@
 pub mod assembly;
 pub mod extension;
 pub mod peer;
+pub mod picker;
 pub mod rate;
 pub mod swarm;
 pub mod tracker;
