@@ -1,2 +1,14 @@
-//! Tests against other BitTorrent programs.
+//! Castanet among the programs that people really run: libtorrent, Transmission, aria2, qBittorrent, rtorrent, and the
+//! trackers opentracker and bittorrent-tracker. `./check` installs them and runs these tests; they need Linux and the
+//! right to make a network namespace.
+//!
+//! Each test has a [`world`] of its own; [`programs`] drives the others, [`castanet`] drives ours.
 #![allow(missing_docs)]
+
+mod castanet;
+mod http;
+mod payload;
+mod programs;
+mod world;
+
+mod sanity;

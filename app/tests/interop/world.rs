@@ -1,0 +1,248 @@
+//! A world of its own for each test: a network namespace with only `lo` up, a temporary home, and the programs in it.
+//!
+//! The namespace lives as long as its keeper, a child that waits for its input to end, so nothing is left behind even
+//! when the test itself is killed. The thread of the test moves into the namespace: every socket it opens and every
+//! child it starts is in it. Addresses are `10.77.0.1` to `.20` beside `127.0.0.1`, because several programs take two
+//! peers with one address for the same peer, and Transmission never dials 127/8.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// How long anything may take before the test gives up: an upper bound, never an expectation.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much of a log is printed when a test fails.
+const LOG_TAIL: usize = 6_000;
+
+const KEEPER: &str = "ip link set lo up && for n in $(seq 1 20); do ip addr add 10.77.0.$n/24 dev lo; done && echo ready && exec cat";
+
+/// Runs `test` in a world of its own; prints the logs of all programs when it fails.
+pub fn test(test: impl FnOnce(&World) -> Result<()>) {
+    let mut world = World::new().expect("a network namespace");
+    let outcome = test(&world);
+    world.failed = outcome.is_err();
+    drop(world);
+    if let Err(error) = outcome {
+        panic!("{error:#}");
+    }
+}
+
+/// A network namespace and a home folder, both gone when it is dropped.
+pub struct World {
+    home: tempfile::TempDir,
+    keeper: Child,
+    /// The namespace the thread came from.
+    outside: File,
+    hosts: Cell<u8>,
+    logs: RefCell<Vec<PathBuf>>,
+    failed: bool,
+}
+
+impl World {
+    fn new() -> Result<World> {
+        let outside = File::open("/proc/thread-self/ns/net")?;
+        let mut keeper = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", KEEPER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("setpriv and unshare (util-linux) make the network namespaces")?;
+        let mut said = String::new();
+        if let Some(stdout) = keeper.stdout.take() {
+            BufReader::new(stdout).read_line(&mut said)?;
+        }
+        if said.trim() != "ready" {
+            let mut why = String::new();
+            if let Some(mut stderr) = keeper.stderr.take() {
+                stderr.read_to_string(&mut why)?;
+            }
+            keeper.wait()?;
+            bail!("no network namespace ({}); run ./check, or run this as root", why.trim());
+        }
+        let inside = File::open(format!("/proc/{}/ns/net", keeper.id()))?;
+        move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let home = tempfile::Builder::new().prefix("castanet-interop-").tempdir()?;
+        Ok(World { home, keeper, outside, hosts: Cell::new(1), logs: RefCell::default(), failed: false })
+    }
+
+    /// A new folder of this name.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.home.path().join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// An address and a port for one more peer, used by nobody else in this world.
+    pub fn host(&self) -> SocketAddrV4 {
+        let host = self.hosts.get() + 1;
+        assert!(host <= 20, "the keeper gave the namespace twenty addresses");
+        self.hosts.set(host);
+        SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, host), 7000 + u16::from(host))
+    }
+
+    /// A number that no other call in this world returns: it makes names of folders and logs unique.
+    fn count(&self) -> usize {
+        self.logs.borrow().len()
+    }
+
+    /// Starts a program in this world: its own home and temporary folder, no input, its output in a log.
+    pub fn start(&self, name: &str, command: &mut Command) -> Result<Process> {
+        let label = format!("{name}-{}", self.count());
+        let home = self.folder(&format!("home-{label}"))?;
+        let path = |kind: &str| self.home.path().join(format!("{label}.{kind}"));
+        let (out, err) = (path("out"), path("err"));
+        self.logs.borrow_mut().push(out.clone());
+        self.logs.borrow_mut().push(err.clone());
+        // Children die with the thread of the test, however it ends.
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            if let Some(value) = value {
+                wrapped.env(key, value);
+            }
+        }
+        let child = wrapped
+            .env("HOME", &home)
+            .env("TMPDIR", &home)
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(&home)
+            .stdin(Stdio::null())
+            .stdout(File::create(&out)?)
+            .stderr(File::create(&err)?)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Process { name: name.to_owned(), child, out, err, home })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.failed || std::thread::panicking() {
+            for log in self.logs.borrow().iter() {
+                let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+                if !text.trim().is_empty() {
+                    eprintln!("--- {}\n{}", log.display(), tail(&text));
+                }
+            }
+        }
+        // The thread may go on to another test.
+        let _ = move_into_link_name_space(self.outside.as_fd(), Some(LinkNameSpaceType::Network));
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+fn tail(text: &str) -> &str {
+    let mut from = text.len().saturating_sub(LOG_TAIL);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
+}
+
+/// A running program; killed when it is dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+    home: PathBuf,
+}
+
+impl Process {
+    /// The program's own home folder.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// What it wrote to stdout so far.
+    pub fn stdout(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(&self.out)?).into_owned())
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(&self.err)?).into_owned())
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, Signal::TERM)?;
+        self.wait()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let what = format!("{} ends", self.name);
+        let mut status = None;
+        wait_until(&what, || {
+            status = self.child.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        status.context(what)
+    }
+
+    /// Fails if the program has ended.
+    pub fn still_running(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("{} ended: {status}", self.name);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// Waits until `done` says so, and fails after [`PATIENCE`].
+pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !done()? {
+        if start.elapsed() > PATIENCE {
+            bail!("waited {} s in vain until {what}", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Waits until a program of this world listens at `address` (TCP), without connecting to it.
+pub fn wait_for_listener(address: SocketAddrV4) -> Result<()> {
+    wait_until(&format!("something listens at {address}"), || {
+        let port = format!(":{:04X}", address.port());
+        let listens = |table: String| {
+            table.lines().any(|line| {
+                let mut columns = line.split_whitespace().skip(1);
+                let (local, _, state) = (columns.next(), columns.next(), columns.next());
+                local.is_some_and(|local| local.ends_with(&port)) && state == Some("0A")
+            })
+        };
+        let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        Ok(listens(table("tcp")) || listens(table("tcp6")))
+    })
+}
