@@ -2,7 +2,10 @@
 
 use castanet_core::{BlockRef, PeerKey};
 
-use super::{Picker, Received, peers::Slot};
+use super::{
+    Picker, Received,
+    peers::{Answer, Slot},
+};
 
 impl Picker {
     /// A block came from a peer. Appends to `cancels` who else was asked for it and need not send it any more.
@@ -12,17 +15,16 @@ impl Picker {
     pub fn received(&mut self, peer: PeerKey, block: BlockRef, cancels: &mut Vec<(PeerKey, BlockRef)>) -> Received {
         let Some(at) = self.geometry.index_of(block) else { return Received::Unexpected };
         let slot = (block.piece, at);
-        if !self.peers.get_mut(&peer).is_some_and(|state| state.answers(slot)) {
+        let Some(answer) = self.peers.get_mut(&peer).and_then(|state| state.answers(slot)) else {
             return Received::Unexpected;
-        }
+        };
         if self.have.has(block.piece) {
             return Received::Duplicate;
         }
         match self.in_flight.get(block.piece) {
-            // Late, and the piece was given up meanwhile.
+            // Given up meanwhile.
             None => self.begin(peer, block.piece, false),
-            // Late, and the piece is now another peer's alone.
-            Some(partial) if partial.sole && partial.owner != Some(peer) => return Received::Duplicate,
+            Some(_) if answer == Answer::Late && !self.is_open_to(peer, block.piece) => return Received::Duplicate,
             Some(_) => {}
         }
         let mut others = Vec::new();

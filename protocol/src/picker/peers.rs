@@ -51,6 +51,15 @@ impl Held {
 /// A block by its piece and its index within the piece.
 pub(super) type Slot = (PieceIndex, u32);
 
+/// How a block relates to the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is expected.
+    InTime,
+    /// It was given up or cancelled.
+    Late,
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) held: Held,
@@ -100,12 +109,12 @@ impl Peer {
     }
 
     /// A block came: was it asked for, now or earlier?
-    pub(super) fn answers(&mut self, slot: Slot) -> bool {
+    pub(super) fn answers(&mut self, slot: Slot) -> Option<Answer> {
         if self.strike(slot) {
-            return true;
+            return Some(Answer::InTime);
         }
-        let at = self.late.iter().position(|&late| late == slot);
-        at.is_some_and(|at| self.late.remove(at).is_some())
+        let at = self.late.iter().position(|&late| late == slot)?;
+        self.late.remove(at).map(|_| Answer::Late)
     }
 }
 

@@ -49,9 +49,7 @@ impl Picker {
             if self.rarity.is_open(piece) && out.len() < full && level.is_some_and(|level| self.may_begin(level)) {
                 self.begin(peer, piece, false);
             }
-            let shared = self.missing.has(piece)
-                && self.in_flight.get(piece).is_some_and(|partial| !partial.sole || partial.owner == Some(peer));
-            if shared && out.len() < full {
+            if self.missing.has(piece) && self.is_open_to(peer, piece) && out.len() < full {
                 self.take(peer, piece, full - out.len(), out);
             }
         }
@@ -126,6 +124,11 @@ impl Picker {
     pub(super) fn is_reserved(&self, piece: PieceIndex) -> bool {
         let sole = self.in_flight.get(piece).filter(|partial| partial.sole);
         sole.and_then(|partial| self.peers.get(&partial.owner?)).is_some_and(|owner| self.is_fast(owner.rate))
+    }
+
+    /// May this peer give blocks of a begun piece, or is it another one's alone?
+    pub(super) fn is_open_to(&self, peer: PeerKey, piece: PieceIndex) -> bool {
+        self.in_flight.get(piece).is_some_and(|partial| !partial.sole || partial.owner == Some(peer))
     }
 
     /// Begins an open piece for a peer.
