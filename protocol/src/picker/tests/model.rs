@@ -9,6 +9,8 @@ use super::*;
 struct Model {
     held: BTreeMap<PeerKey, BTreeSet<u32>>,
     asked: BTreeSet<(PeerKey, BlockRef)>,
+    /// Given up or cancelled, so the answer may still come.
+    late: BTreeSet<(PeerKey, BlockRef)>,
     received: BTreeMap<BlockRef, PeerKey>,
     have: BTreeSet<u32>,
     skipped: BTreeSet<u32>,
@@ -18,8 +20,11 @@ impl Model {
     fn is_interesting(&self, peer: PeerKey) -> bool {
         self.held[&peer].iter().any(|piece| !self.have.contains(piece) && !self.skipped.contains(piece))
     }
+    fn excuse(&mut self, which: impl Fn(&(PeerKey, BlockRef)) -> bool) {
+        self.late.extend(self.asked.extract_if(.., |asked| which(asked)));
+    }
     fn forget_piece(&mut self, piece: u32) {
-        self.asked.retain(|(_, block)| block.piece.0 != piece);
+        self.excuse(|(_, block)| block.piece.0 == piece);
         self.received.retain(|block, _| block.piece.0 != piece);
     }
     fn contributors(&self, piece: PieceIndex) -> Vec<(PeerKey, u32)> {
@@ -74,6 +79,13 @@ impl Run {
         self.model.held.insert(peer, held);
     }
 
+    fn leave(&mut self, peer: PeerKey) {
+        self.picker.peer_left(peer);
+        self.model.held.remove(&peer);
+        self.model.asked.retain(|(asked, _)| *asked != peer);
+        self.model.late.retain(|(late, _)| *late != peer);
+    }
+
     fn pick(&mut self, peer: PeerKey) {
         let rate = *self.random.choice(&[None, Some(0), Some(5_000), Some(1 << 30)]).unwrap();
         let endgame_before = self.picker.is_endgame();
@@ -101,14 +113,24 @@ impl Run {
     }
 
     fn answer(&mut self) {
-        let asked: Vec<_> = self.model.asked.iter().copied().collect();
-        let Some(&(peer, block)) = self.random.choice(&asked) else { return };
+        let is_late = self.random.u32(..8) == 0;
+        let from = if is_late { &self.model.late } else { &self.model.asked };
+        let Some((peer, block)) = self.random.choice(from.iter().copied().collect::<Vec<_>>()) else { return };
         let mut cancels = Vec::new();
         let received = self.picker.received(peer, block, &mut cancels);
-        self.model.asked.remove(&(peer, block));
+        if !self.model.asked.remove(&(peer, block)) {
+            self.model.late.remove(&(peer, block));
+            if received == Received::Duplicate {
+                assert_eq!(cancels, []);
+                let is_here = self.model.received.contains_key(&block) || self.model.have.contains(&block.piece.0);
+                assert!(is_here || self.picker.failures(block.piece) > 0, "a late block was refused");
+                return;
+            }
+        }
+        assert!(!self.model.received.contains_key(&block));
         let others: BTreeSet<_> = self.model.asked.iter().copied().filter(|&(_, asked)| asked == block).collect();
         assert_eq!(cancels.iter().copied().collect::<BTreeSet<_>>(), others);
-        self.model.asked.retain(|asked| !others.contains(asked));
+        self.model.excuse(|asked| others.contains(asked));
         self.model.received.insert(block, peer);
         let here = self.model.received.keys().filter(|other| other.piece == block.piece).count();
         let piece_complete = here == self.geometry.blocks_in(block.piece) as usize;
@@ -140,9 +162,7 @@ impl Run {
         let Some(peer) = self.any_peer().filter(|_| kind >= 4) else { return self.join() };
         match kind {
             4..7 => {
-                self.picker.peer_left(peer);
-                self.model.held.remove(&peer);
-                self.model.asked.retain(|(asked, _)| *asked != peer);
+                self.leave(peer);
             }
             7..20 => {
                 let piece = self.any_piece();
@@ -168,7 +188,7 @@ impl Run {
                 let lost: Vec<_> = self.model.asked.iter().copied().filter(|(asked, _)| *asked == peer).collect();
                 let lost = &lost[..self.random.usize(..=lost.len())];
                 self.picker.lost(peer, &lost.iter().map(|&(_, block)| block).collect::<Vec<_>>());
-                self.model.asked.retain(|asked| !lost.contains(asked));
+                self.model.excuse(|asked| lost.contains(asked));
             }
             30 => {
                 let piece = self.any_piece();
@@ -211,9 +231,7 @@ impl Run {
         self.model.held.insert(seed, (0..self.geometry.pieces()).collect());
         let others: Vec<PeerKey> = self.model.held.keys().copied().filter(|&peer| peer != seed).collect();
         for peer in others {
-            self.picker.peer_left(peer);
-            self.model.held.remove(&peer);
-            self.model.asked.retain(|(asked, _)| *asked != peer);
+            self.leave(peer);
         }
         for _ in 0..4000 {
             self.pick(seed);
