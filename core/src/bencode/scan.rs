@@ -57,7 +57,7 @@ impl<'a> Scanner<'a> {
         let mut items = 0;
         loop {
             let byte = *self.bytes.get(self.at).ok_or(Problem::Truncated)?;
-            let mut top = depth.checked_sub(1).map(|top| &mut open[top]);
+            let top = depth.checked_sub(1).map(|top| &mut open[top]);
             if byte == b'e' {
                 match top {
                     None => return Err(Problem::UnexpectedByte(byte)),
@@ -71,7 +71,7 @@ impl<'a> Scanner<'a> {
                 if items > limits.items {
                     return Err(Problem::TooMany(limits.items));
                 }
-                match top.as_deref_mut() {
+                match top {
                     Some(slot @ &mut Open::Key(before)) => {
                         *slot = Open::Of(self.key(byte, before)?);
                         continue;
