@@ -10,8 +10,20 @@ pub enum ExitReason {
     Asked,
     /// It ended by itself, for a reason that a user can read.
     Failed(String),
+    /// The other side broke the rules, in words.
+    Violation(String),
     /// A panic, or its thread vanished: `stopped()` ran without anyone having closed it.
     Unexplained,
+}
+
+impl std::fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked => f.write_str("it was asked to end"),
+            Self::Failed(reason) | Self::Violation(reason) => f.write_str(reason),
+            Self::Unexplained => f.write_str("an internal error"),
+        }
+    }
 }
 
 /// Who ended.

@@ -1,0 +1,10 @@
+//! The whole vocabulary of the engine, one file per receiving actor.
+//!
+//! Commands are imperatives, events past participles, queries begin with `Get` and answer with a `…Snapshot`.
+
+pub mod discovery;
+pub mod peer;
+pub mod pieces;
+pub mod session;
+pub mod storage;
+pub mod torrent;

@@ -1,0 +1,126 @@
+//! What the session is told and asked, and how a torrent is described to it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use castanet_core::{Metainfo, TorrentId, seams::storage::Allocation};
+use castanet_protocol::picker::Priority;
+use tokio::sync::{broadcast, watch};
+
+use super::torrent::{TorrentEvent, TorrentSnapshot};
+
+/// What a torrent shall do.
+#[derive(Debug, Clone)]
+pub struct TorrentSpec {
+    /// What the .torrent file says.
+    pub metainfo: Arc<Metainfo>,
+    /// The folder that holds, or will hold, its file or folder.
+    pub folder: PathBuf,
+    /// Whether space is reserved beforehand.
+    pub allocation: Allocation,
+    /// Pieces in order instead of rarest first.
+    pub sequential: bool,
+    /// How much each file is wanted, in the torrent's order; beyond the end: normal.
+    pub priorities: Vec<Priority>,
+    /// Peers to dial at once, as HOST:PORT.
+    pub peers: Vec<String>,
+    /// Trackers besides the torrent's own.
+    pub trackers: Vec<String>,
+    /// Hash everything, whatever the resume data say.
+    pub recheck: bool,
+    /// End after the check, without connecting to anyone.
+    pub check_only: bool,
+}
+
+/// Add a torrent and start it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<TorrentAdded, AddError>")]
+pub struct AddTorrent(pub TorrentSpec);
+
+/// A torrent was added.
+#[derive(Debug)]
+pub struct TorrentAdded {
+    /// Its name in this session.
+    pub torrent: TorrentId,
+    /// What happens in it, from its start.
+    pub events: broadcast::Receiver<TorrentEvent>,
+    /// Its state, renewed a few times a second.
+    pub state: watch::Receiver<TorrentSnapshot>,
+}
+
+/// Why a torrent cannot be added. The text is for users.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// It is there already.
+    #[error("this torrent is already being handled")]
+    Duplicate,
+    /// What it needs is not built yet.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The files cannot be opened.
+    #[error("{0}")]
+    Storage(String),
+    /// The engine is shutting down.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
+/// Stop a torrent and forget it; its files and its resume data stay.
+#[derive(Message, Debug)]
+#[rtype(result = "bool")]
+pub struct RemoveTorrent(pub TorrentId);
+
+/// Pause a torrent.
+#[derive(Message, Debug)]
+#[rtype(result = "bool")]
+pub struct PauseTorrent(pub TorrentId);
+
+/// Let a paused torrent go on.
+#[derive(Message, Debug)]
+#[rtype(result = "bool")]
+pub struct ResumeTorrent(pub TorrentId);
+
+/// Stop every torrent, say good-bye, save; answered when all is done.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Shutdown {
+    /// How long the good-byes may take.
+    pub within: Duration,
+}
+
+/// A connection came in and has said which torrent it wants.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Greeted {
+    pub(crate) info_hash: [u8; 20],
+    pub(crate) arrived: super::torrent::PeerArrived,
+}
+
+/// Change the rate limits of the whole session, in bytes per second; `None` is unlimited.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct SetLimits {
+    /// Download.
+    pub down: Option<u64>,
+    /// Upload.
+    pub up: Option<u64>,
+}
+
+/// Ask for the session's state.
+#[derive(Message, Debug)]
+#[rtype(result = "SessionSnapshot")]
+pub struct GetSession;
+
+/// The session's state.
+#[derive(Debug, Clone, MessageResponse)]
+pub struct SessionSnapshot {
+    /// The torrents.
+    pub torrents: Vec<TorrentId>,
+    /// Where it listens.
+    pub listening: Vec<std::net::SocketAddr>,
+    /// Discovery plugins that run.
+    pub plugins: Vec<castanet_core::PluginName>,
+    /// Memory held between socket and disk, in blocks.
+    pub blocks_in_memory: usize,
+}

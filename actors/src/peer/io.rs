@@ -1,0 +1,138 @@
+//! The read and the write loop of a connection.
+//!
+//! Reading waits for memory: a socket is read only with a permit that covers the buffer, and only when the actor has taken
+//! the last bytes (back-pressure by awaited replies). Writing gathers what waits into one vectored write.
+
+use std::{collections::VecDeque, io::IoSlice, sync::Arc};
+
+use actix::prelude::*;
+use bytes::{Buf, Bytes, BytesMut};
+use castanet_core::seams::transport::{ReadHalf, WriteHalf};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+
+use super::{Peer, PeerShared};
+use crate::{
+    budget::{Permit, UNIT},
+    mail::tell,
+    messages::peer::{BytesRead, BytesWritten, ReadEnded},
+    throttle::Throttle,
+};
+
+/// Room of a quiet connection's buffer: control messages. A block that comes all the same makes it grow.
+const SMALL: usize = 2 * 1024;
+/// Room of a slow connection's buffer: two blocks with their headers.
+const MEDIUM: usize = 2 * (UNIT + 64);
+/// With so many bytes under way a connection reads into a large, recycled buffer.
+const MUCH: usize = 512 * 1024;
+/// Slices gathered for one write: 32 blocks with their headers.
+const MOST_SLICES: usize = 64;
+
+pub(super) async fn read_loop(mut reader: ReadHalf, early: BytesMut, me: Addr<Peer>, shared: PeerShared) {
+    let ended = me.clone().recipient();
+    let end = |reason: String| tell(&ended, ReadEnded(reason));
+    let mut buffer = Buffer { bytes: early, is_large: false };
+    let mut permit = Permit::default();
+    let mut under_way = 0;
+    let mut is_early = !buffer.bytes.is_empty();
+    loop {
+        if !std::mem::take(&mut is_early) {
+            buffer = buffer.with_room(under_way, &shared);
+            if under_way == 0 {
+                // A quiet connection holds no share of the budget.
+                permit = Permit::default();
+            } else {
+                shared.budget.top_up(&mut permit, buffer.bytes.capacity().div_ceil(UNIT)).await;
+            }
+            match reader.read_buf(&mut buffer.bytes).await {
+                Ok(0) => return end("the peer closed the connection".into()),
+                Ok(bytes) => {
+                    for limit in shared.down.iter() {
+                        limit.pass(bytes).await;
+                    }
+                }
+                Err(error) => return end(format!("the connection broke: {error}")),
+            }
+        }
+        match me.send(BytesRead { buffer: buffer.bytes, permit }).await {
+            Ok(refill) => (buffer.bytes, permit, under_way) = (refill.buffer, refill.permit, refill.under_way),
+            Err(_) => return,
+        }
+    }
+}
+
+struct Buffer {
+    bytes: BytesMut,
+    is_large: bool,
+}
+
+impl Buffer {
+    /// A buffer worth reading into: as large as what is under way deserves. The beginning of a frame moves along.
+    fn with_room(self, under_way: usize, shared: &PeerShared) -> Self {
+        let large = under_way >= MUCH;
+        let (size, least) = match under_way {
+            0 => (SMALL, SMALL / 2),
+            1..MUCH => (MEDIUM, UNIT / 2),
+            _ => (shared.buffers.size(), UNIT),
+        };
+        let room = self.bytes.capacity() - self.bytes.len();
+        if room >= least && (self.is_large == large || !self.bytes.is_empty()) {
+            return self;
+        }
+        let mut bytes = if large { shared.buffers.take() } else { BytesMut::new() };
+        bytes.reserve(size.max(self.bytes.len() + least));
+        bytes.extend_from_slice(&self.bytes);
+        if self.is_large {
+            shared.buffers.give(self.bytes);
+        }
+        Self { bytes, is_large: large }
+    }
+}
+
+pub(super) async fn write_loop(
+    mut writer: WriteHalf,
+    mut frames: mpsc::Receiver<Bytes>,
+    me: Recipient<BytesWritten>,
+    limits: Arc<[Throttle]>,
+) {
+    let mut queue: VecDeque<Bytes> = VecDeque::with_capacity(MOST_SLICES);
+    let mut batch = Vec::with_capacity(MOST_SLICES);
+    loop {
+        if queue.is_empty() {
+            if frames.recv_many(&mut batch, MOST_SLICES).await == 0 {
+                let _ = writer.shutdown().await;
+                return;
+            }
+            queue.extend(batch.drain(..));
+            let bytes = queue.iter().map(Bytes::len).sum();
+            for limit in limits.iter() {
+                limit.pass(bytes).await;
+            }
+        }
+        let written = {
+            let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+            let mut used = 0;
+            for (slice, frame) in slices.iter_mut().zip(&queue) {
+                *slice = IoSlice::new(frame);
+                used += 1;
+            }
+            // The read loop notices a broken connection too, and says so in words.
+            match writer.write_vectored(&slices[..used]).await {
+                Ok(0) | Err(_) => return,
+                Ok(written) => written,
+            }
+        };
+        let mut rest = written;
+        while let Some(front) = queue.front_mut() {
+            if rest < front.len() {
+                front.advance(rest);
+                break;
+            }
+            rest -= front.len();
+            queue.pop_front();
+        }
+        tell(&me, BytesWritten(written));
+    }
+}

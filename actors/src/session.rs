@@ -1,0 +1,293 @@
+//! The session: all torrents, the listeners, and the discovery plugins that serve every torrent.
+//!
+//! Owns what is shared and supervises: a torrent that dies is reported and forgotten, a plugin that dies is made anew with
+//! a growing pause and told to every torrent. Ends on `Shutdown`, when every torrent has said good-bye and saved.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use castanet_core::{
+    InfoHashes, PluginName, TorrentId,
+    seams::{
+        discovery::{Build, Settings},
+        transport::{Listener, Transport},
+    },
+};
+use futures_util::{StreamExt, future::join_all};
+use tokio::sync::{Semaphore, broadcast, watch};
+
+use crate::{
+    discovery::Discovery,
+    lifecycle::{Child, ChildStopped, ExitReason},
+    mail::tell,
+    messages::{
+        discovery::CloseDiscovery,
+        session::{
+            AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SessionSnapshot, SetLimits,
+            Shutdown, TorrentAdded,
+        },
+        torrent::{Pause, PeerArrived, PluginStarted, Resume, Stop},
+    },
+    placement::Placement,
+    shake,
+    shared::Shared,
+    torrent::Torrent,
+};
+
+/// Connections that may be shaking hands at once; more are closed at once.
+const MOST_GREETED: usize = 256;
+/// Events that an observer may lag behind before it misses some.
+const MOST_EVENTS: usize = 4096;
+/// How long a removed torrent may take for its good-byes.
+const GOOD_BYE: Duration = Duration::from_secs(5);
+/// The first pause before a dead plugin is made anew; it doubles with every death up to ten minutes.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A registered plugin: its name, how it is made, with what settings.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// The name.
+    pub name: PluginName,
+    /// Makes it.
+    pub build: Build,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+struct Hosted {
+    registered: Registered,
+    running: Option<(Addr<Discovery>, PluginStarted)>,
+    deaths: u32,
+}
+
+struct Running {
+    hashes: InfoHashes,
+    addr: Addr<Torrent>,
+}
+
+/// The actor.
+pub struct Session {
+    shared: Shared,
+    placement: Placement,
+    listeners: Vec<(Listener, Arc<dyn Transport>)>,
+    plugins: Vec<Hosted>,
+    torrents: BTreeMap<TorrentId, Running>,
+    next: u64,
+    closing: bool,
+}
+
+impl Session {
+    /// A session over listeners that are open already.
+    pub fn new(
+        shared: Shared,
+        placement: Placement,
+        listeners: Vec<(Listener, Arc<dyn Transport>)>,
+        plugins: Vec<Registered>,
+    ) -> Self {
+        if let Ok(mut listening) = shared.listening.write() {
+            listening.extend(listeners.iter().map(|(listener, _)| listener.local));
+        }
+        let hosted = |registered| Hosted { registered, running: None, deaths: 0 };
+        let plugins = plugins.into_iter().map(hosted).collect();
+        Self { shared, placement, listeners, plugins, torrents: BTreeMap::new(), next: 1, closing: false }
+    }
+
+    fn start_plugin(&mut self, at: usize, ctx: &mut Context<Self>) {
+        let Some(hosted) = self.plugins.get_mut(at) else { return };
+        let Registered { name, build, settings } = &hosted.registered;
+        let plugin = match build(&self.shared.means, settings) {
+            Ok(plugin) => plugin,
+            Err(error) => return tracing::warn!(plugin = %name, %error, "plugin cannot start"),
+        };
+        let addr = Discovery::new(plugin, ctx.address().recipient()).start();
+        let started = PluginStarted {
+            plugin: name.clone(),
+            watch: addr.clone().recipient(),
+            unwatch: addr.clone().recipient(),
+            leave: addr.clone().recipient(),
+            completed: addr.clone().recipient(),
+            fared: addr.clone().recipient(),
+        };
+        for torrent in self.torrents.values() {
+            tell(&torrent.addr.clone().recipient(), started.clone());
+        }
+        hosted.running = Some((addr, started));
+    }
+
+    fn add(&mut self, AddTorrent(spec): AddTorrent, ctx: &mut Context<Self>) -> Result<TorrentAdded, AddError> {
+        let hashes = spec.metainfo.info_hashes;
+        if self.closing {
+            return Err(AddError::ShuttingDown);
+        }
+        if spec.metainfo.info.pieces.is_none() {
+            let text = "this is a BitTorrent v2-only torrent, which Castanet cannot download yet";
+            return Err(AddError::Unsupported(text.into()));
+        }
+        if self.torrents.values().any(|running| running.hashes == hashes) {
+            return Err(AddError::Duplicate);
+        }
+        let torrent = TorrentId(self.next);
+        self.next += 1;
+        let (events, receiver) = broadcast::channel(MOST_EVENTS);
+        let (state, observed) = watch::channel(Default::default());
+        let plugins = self.plugins.iter().filter_map(|hosted| Some(hosted.running.as_ref()?.1.clone())).collect();
+        let (shared, parent) = (self.shared.clone(), ctx.address().recipient());
+        let addr = self
+            .placement
+            .start(move |_: &mut Context<Torrent>| Torrent::new(torrent, spec, shared, plugins, parent, events, state));
+        self.torrents.insert(torrent, Running { hashes, addr });
+        Ok(TorrentAdded { torrent, events: receiver, state: observed })
+    }
+
+    fn with<M>(&self, torrent: TorrentId, message: M) -> bool
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Torrent: Handler<M>,
+    {
+        let found = self.torrents.get(&torrent);
+        if let Some(running) = found {
+            tell(&running.addr.clone().recipient(), message);
+        }
+        found.is_some()
+    }
+}
+
+/// Greets whoever connects, for as long as the session lives.
+async fn welcome(mut listener: Listener, shared: Shared) {
+    let places = Arc::new(Semaphore::new(MOST_GREETED));
+    while let Some(next) = listener.incoming.next().await {
+        let (Ok(mut connection), Ok(place)) = (next, places.clone().try_acquire_owned()) else { continue };
+        let doors = shared.doors.clone();
+        actix_rt::spawn(async move {
+            let remote = connection.remote;
+            let peer_id = |hash: &[u8; 20]| doors.read().ok()?.get(hash).map(|door| door.peer_id);
+            match shake::inbound(&mut connection, peer_id).await {
+                Ok((handshake, early)) => {
+                    let door = doors.read().ok().and_then(|doors| doors.get(&handshake.info_hash).cloned());
+                    if let Some(door) = door {
+                        tell(&door.arrived, PeerArrived { connection, handshake, early, inbound: true });
+                    }
+                }
+                Err(reason) => tracing::debug!(peer = %remote, reason, "connection refused"),
+            }
+            drop(place);
+        });
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        for (listener, _) in std::mem::take(&mut self.listeners) {
+            ctx.spawn(welcome(listener, self.shared.clone()).into_actor(self));
+        }
+        for at in 0..self.plugins.len() {
+            self.start_plugin(at, ctx);
+        }
+    }
+}
+
+impl Handler<AddTorrent> for Session {
+    type Result = Result<TorrentAdded, AddError>;
+    fn handle(&mut self, message: AddTorrent, ctx: &mut Self::Context) -> Self::Result {
+        self.add(message, ctx)
+    }
+}
+
+impl Handler<PauseTorrent> for Session {
+    type Result = bool;
+    fn handle(&mut self, PauseTorrent(torrent): PauseTorrent, _: &mut Self::Context) -> bool {
+        self.with(torrent, Pause)
+    }
+}
+
+impl Handler<ResumeTorrent> for Session {
+    type Result = bool;
+    fn handle(&mut self, ResumeTorrent(torrent): ResumeTorrent, _: &mut Self::Context) -> bool {
+        self.with(torrent, Resume)
+    }
+}
+
+impl Handler<RemoveTorrent> for Session {
+    type Result = ResponseFuture<bool>;
+    fn handle(&mut self, RemoveTorrent(torrent): RemoveTorrent, _: &mut Self::Context) -> Self::Result {
+        let running = self.torrents.remove(&torrent);
+        Box::pin(async move {
+            let Some(running) = running else { return false };
+            running.addr.send(Stop { within: GOOD_BYE }).await.is_ok()
+        })
+    }
+}
+
+impl Handler<SetLimits> for Session {
+    type Result = ();
+    fn handle(&mut self, SetLimits { down, up }: SetLimits, _: &mut Self::Context) {
+        self.shared.down.set_rate(down);
+        self.shared.up.set_rate(up);
+    }
+}
+
+impl Handler<GetSession> for Session {
+    type Result = SessionSnapshot;
+    fn handle(&mut self, _: GetSession, _: &mut Self::Context) -> SessionSnapshot {
+        SessionSnapshot {
+            torrents: self.torrents.keys().copied().collect(),
+            listening: self.shared.listening.read().map(|all| all.clone()).unwrap_or_default(),
+            plugins: self.plugins.iter().map(|hosted| hosted.registered.name.clone()).collect(),
+            blocks_in_memory: self.shared.budget.in_use(),
+        }
+    }
+}
+
+impl Handler<Shutdown> for Session {
+    type Result = ResponseActFuture<Self, ()>;
+    fn handle(&mut self, Shutdown { within }: Shutdown, _: &mut Self::Context) -> Self::Result {
+        self.closing = true;
+        let torrents = std::mem::take(&mut self.torrents);
+        let stopping = async move { join_all(torrents.values().map(|running| running.addr.send(Stop { within }))).await };
+        Box::pin(stopping.into_actor(self).map(|_, session, ctx| {
+            for (addr, _) in session.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
+                tell(&addr.clone().recipient(), CloseDiscovery);
+            }
+            ctx.stop();
+        }))
+    }
+}
+
+impl Handler<ChildStopped> for Session {
+    type Result = ();
+    fn handle(&mut self, ChildStopped { child, reason }: ChildStopped, ctx: &mut Self::Context) {
+        match child {
+            Child::Discovery(name) if !self.closing && reason != ExitReason::Asked => {
+                let Some(at) = self.plugins.iter().position(|hosted| hosted.registered.name == name) else { return };
+                let hosted = &mut self.plugins[at];
+                let pause = FIRST_PAUSE * 2u32.pow(hosted.deaths.min(8));
+                hosted.deaths += 1;
+                hosted.running = None;
+                tracing::warn!(plugin = %name, ?reason, ?pause, "plugin died and will be made anew");
+                ctx.run_later(pause, move |session, ctx| session.start_plugin(at, ctx));
+            }
+            Child::Torrent(torrent) => {
+                if self.torrents.remove(&torrent).is_some() {
+                    tracing::warn!(%torrent, ?reason, "torrent ended");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Opens listeners at every address, over every transport that can.
+pub async fn listen(transports: &[Arc<dyn Transport>], on: &[SocketAddr]) -> Result<Vec<(Listener, Arc<dyn Transport>)>, String> {
+    let mut open = Vec::new();
+    for transport in transports {
+        for &addr in on {
+            match transport.listen(addr).await {
+                Ok(listener) => open.push((listener, transport.clone())),
+                Err(error) => return Err(format!("cannot listen on {addr}: {error}")),
+            }
+        }
+    }
+    Ok(open)
+}

@@ -1,0 +1,148 @@
+//! What a session's actors share: the seams' implementations and the session-wide budgets and limits.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use actix::Recipient;
+use castanet_core::{
+    PeerId,
+    buffers::BufferPool,
+    seams::{
+        means::{Clock, Means},
+        resume::ResumeStore,
+        storage::StorageFactory,
+        transport::Transport,
+    },
+};
+
+use crate::{budget::Budget, disk::DiskPool, messages::torrent::PeerArrived, throttle::Throttle};
+
+/// The session's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Bytes that may wait between sockets and disk. 8 MiB keeps two gigabit links busy with a 30 ms disk.
+    pub memory: usize,
+    /// Bytes of a large read buffer: what a fast sender fills in one wake-up.
+    pub read_buffer: usize,
+    /// Open connections of one torrent.
+    pub most_connections: usize,
+    /// Download limit in bytes per second; `None` is unlimited.
+    pub down: Option<u64>,
+    /// Upload limit in bytes per second; `None` is unlimited.
+    pub up: Option<u64>,
+    /// How often the resume data are saved while pieces arrive.
+    pub save_every: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            memory: 8 << 20,
+            read_buffer: 128 << 10,
+            most_connections: 200,
+            down: None,
+            up: None,
+            save_every: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A torrent as connections that come in find it.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// What we call ourselves there.
+    pub peer_id: PeerId,
+    /// Takes the connection.
+    pub arrived: Recipient<PeerArrived>,
+}
+
+/// The torrents that connections may ask for, by the 20 bytes of their handshake.
+pub type Doors = Arc<RwLock<BTreeMap<[u8; 20], Door>>>;
+
+/// What a session's actors share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The engine's clock.
+    pub clock: Clock,
+    /// The disk threads.
+    pub disk: Arc<DiskPool>,
+    /// Opens files.
+    pub storage: Arc<dyn StorageFactory>,
+    /// Keeps resume data.
+    pub resume: Arc<dyn ResumeStore>,
+    /// Ways to peers, in order of preference.
+    pub transports: Arc<[Arc<dyn Transport>]>,
+    /// What plugins get.
+    pub means: Means,
+    /// The settings.
+    pub config: Config,
+    /// Memory for received blocks.
+    pub budget: Budget,
+    /// Large read buffers.
+    pub buffers: BufferPool,
+    /// The session's download limit.
+    pub down: Throttle,
+    /// The session's upload limit.
+    pub up: Throttle,
+    /// Torrents that connections may ask for.
+    pub doors: Doors,
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// Where the session listens, once it does.
+    pub listening: Arc<RwLock<Vec<SocketAddr>>>,
+}
+
+/// What [`Shared::new`] needs from outside.
+#[derive(Debug)]
+pub struct Parts {
+    /// The disk threads.
+    pub disk: Arc<DiskPool>,
+    /// Opens files.
+    pub storage: Arc<dyn StorageFactory>,
+    /// Keeps resume data.
+    pub resume: Arc<dyn ResumeStore>,
+    /// Ways to peers, in order of preference.
+    pub transports: Vec<Arc<dyn Transport>>,
+    /// What plugins get; holds the clock.
+    pub means: Means,
+    /// The settings.
+    pub config: Config,
+    /// Seed of all randomness.
+    pub seed: u64,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { disk, storage, resume, transports, means, config, seed } = parts;
+        let clock = means.clock.clone();
+        Self {
+            budget: Budget::new(config.memory),
+            buffers: BufferPool::new(config.read_buffer, 1 + config.memory / config.read_buffer.max(1)),
+            down: Throttle::new(config.down, clock.clone()),
+            up: Throttle::new(config.up, clock.clone()),
+            doors: Doors::default(),
+            listening: Arc::default(),
+            transports: transports.into(),
+            clock,
+            disk,
+            storage,
+            resume,
+            means,
+            config,
+            seed,
+        }
+    }
+    /// Where the session listens.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.listening.read().map(|all| all.clone()).unwrap_or_default()
+    }
+    /// The port that peers are told: the first we listen on, 0 if none.
+    pub fn port(&self) -> u16 {
+        self.listening().first().map_or(0, SocketAddr::port)
+    }
+}

@@ -1,0 +1,274 @@
+//! A torrent: its life from opening files to the last good-bye.
+//!
+//! Owns the swarm (peers known), the choker, and its children: storage, piece manager, one actor per connection. Tells its
+//! observers what happens, plugins what became of their peers. A piece manager or storage that dies fails the
+//! torrent; a peer that dies is forgotten. Ends on `Stop`, when everything is saved and said.
+//!
+//! `start` opens and checks, `peers` dials, accepts and chokes, `save` saves and stops, `observe` reports.
+
+mod observe;
+mod peers;
+mod save;
+mod start;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use castanet_core::{
+    Bitfield, Geometry, Moment, PeerId, PieceIndex, TorrentId,
+    seams::{
+        discovery::Progress,
+        resume::{ResumeKey, ResumeLock},
+        storage::Storage as StorageSeam,
+    },
+};
+use castanet_protocol::{
+    rate::Meter,
+    swarm::{Swarm, SwarmConfig},
+    unchoke::{Choker, ChokerConfig},
+};
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    lifecycle::{Child, ChildStopped, ExitReason},
+    mail::tell,
+    messages::{
+        session::TorrentSpec,
+        torrent::{
+            BytesWasted, GetTorrent, Happening, Phase, PluginStarted, StorageFailed, TorrentEvent, TorrentSnapshot,
+        },
+    },
+    peer::PeerShared,
+    pieces::Pieces,
+    shared::{Door, Shared},
+    storage::Storage,
+};
+use peers::Connected;
+
+/// How often the torrent looks after itself and its observers are told.
+const TICK: Duration = Duration::from_millis(250);
+/// How long completed pieces are gathered before peers are told.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// The actor.
+pub struct Torrent {
+    id: TorrentId,
+    spec: TorrentSpec,
+    shared: Shared,
+    me: PeerId,
+    info_hash: [u8; 20],
+    geometry: Geometry,
+    parent: Recipient<ChildStopped>,
+    plugins: Vec<PluginStarted>,
+    events: broadcast::Sender<TorrentEvent>,
+    state: watch::Sender<TorrentSnapshot>,
+    progress: watch::Sender<Progress>,
+
+    phase: Phase,
+    opened: Option<Opened>,
+    have: Bitfield,
+    left: u64,
+    checking: Option<start::Checking>,
+    storage: Option<Addr<Storage>>,
+    pieces: Option<Addr<Pieces>>,
+
+    swarm: Swarm,
+    choker: Choker,
+    peers: BTreeMap<castanet_core::PeerKey, Connected>,
+    peer_shared: PeerShared,
+    next_peer: u64,
+    fresh: Vec<PieceIndex>,
+
+    down: Meter,
+    up: Meter,
+    totals: Totals,
+    quiet_since: Moment,
+    stalled: Option<String>,
+    saved: save::Saved,
+    exit: Option<ExitReason>,
+}
+
+/// What opening brought.
+struct Opened {
+    key: ResumeKey,
+    storage: Arc<dyn StorageSeam>,
+    /// Held until the torrent ends: nobody else works on the same files.
+    _lock: Box<dyn ResumeLock>,
+}
+
+/// Bytes moved.
+#[derive(Debug, Default)]
+struct Totals {
+    downloaded: u64,
+    uploaded: u64,
+    wasted: u64,
+    /// Of earlier runs.
+    downloaded_before: u64,
+    uploaded_before: u64,
+}
+
+impl Torrent {
+    /// A torrent that starts by itself. The session has made sure that the metainfo has v1 pieces.
+    pub fn new(
+        id: TorrentId,
+        spec: TorrentSpec,
+        shared: Shared,
+        plugins: Vec<PluginStarted>,
+        parent: Recipient<ChildStopped>,
+        events: broadcast::Sender<TorrentEvent>,
+        state: watch::Sender<TorrentSnapshot>,
+    ) -> Self {
+        let now = shared.clock.now();
+        let geometry = spec.metainfo.info.geometry();
+        let mut random = fastrand::Rng::with_seed(shared.seed ^ id.0);
+        let me = PeerId::generate(|| random.u8(..));
+        let config = SwarmConfig { most_connections: shared.config.most_connections, ..SwarmConfig::default() };
+        let swarm = Swarm::new(config, &shared.listening(), me, random.u64(..));
+        let peer_shared = PeerShared {
+            clock: shared.clock.clone(),
+            budget: shared.budget.clone(),
+            buffers: shared.buffers.clone(),
+            down: Arc::from([shared.down.clone()]),
+            up: Arc::from([shared.up.clone()]),
+        };
+        Self {
+            id,
+            me,
+            info_hash: spec.metainfo.info_hashes.wire(),
+            geometry,
+            parent,
+            plugins,
+            events,
+            state,
+            progress: watch::Sender::new(Progress::default()),
+            phase: Phase::Opening,
+            opened: None,
+            have: Bitfield::new(geometry.pieces()),
+            left: geometry.length(),
+            checking: None,
+            storage: None,
+            pieces: None,
+            swarm,
+            choker: Choker::new(ChokerConfig::default(), random.u64(..)),
+            peers: BTreeMap::new(),
+            peer_shared,
+            next_peer: 1,
+            fresh: Vec::new(),
+            down: Meter::new(now),
+            up: Meter::new(now),
+            totals: Totals::default(),
+            quiet_since: now,
+            stalled: None,
+            saved: save::Saved::default(),
+            exit: None,
+            spec,
+            shared,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.shared.clock.now()
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Downloading | Phase::Seeding)
+    }
+
+    fn happened(&self, what: Happening) {
+        let _ = self.events.send(TorrentEvent { at: self.now(), torrent: self.id, what });
+    }
+
+    /// Gives up, keeping what is on disk and what is known of it.
+    fn fail(&mut self, error: String, ctx: &mut Context<Self>) {
+        if matches!(self.phase, Phase::Failed(_)) {
+            return;
+        }
+        tracing::warn!(torrent = %self.id, error, "torrent failed");
+        self.disconnect_all(&ExitReason::Failed(error.clone()));
+        self.close_door();
+        self.phase = Phase::Failed(error.clone());
+        self.save(ctx);
+        self.publish();
+        self.happened(Happening::Failed(error));
+    }
+
+    /// Lets connections that come in find this torrent.
+    fn open_door(&self, ctx: &mut Context<Self>) {
+        let door = Door { peer_id: self.me, arrived: ctx.address().recipient() };
+        if let Ok(mut doors) = self.shared.doors.write() {
+            doors.insert(self.info_hash, door);
+        }
+    }
+
+    fn close_door(&self) {
+        if let Ok(mut doors) = self.shared.doors.write() {
+            doors.remove(&self.info_hash);
+        }
+    }
+}
+
+impl Actor for Torrent {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.open(ctx);
+        ctx.run_interval(TICK, |torrent, ctx| torrent.tick(ctx));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.close_door();
+        let reason = self.exit.take().unwrap_or(ExitReason::Unexplained);
+        tell(&self.parent, ChildStopped { child: Child::Torrent(self.id), reason });
+    }
+}
+
+impl Handler<PluginStarted> for Torrent {
+    type Result = ();
+    fn handle(&mut self, started: PluginStarted, ctx: &mut Self::Context) {
+        if self.is_running() {
+            tell(&started.watch, self.watch_order(ctx));
+        }
+        self.plugins.retain(|plugin| plugin.plugin != started.plugin);
+        self.plugins.push(started);
+    }
+}
+
+impl Handler<StorageFailed> for Torrent {
+    type Result = ();
+    fn handle(&mut self, StorageFailed { error, reading }: StorageFailed, ctx: &mut Self::Context) {
+        if reading {
+            // The one request is refused; the others' pieces are as good as before.
+            self.happened(Happening::Notice(error));
+        } else {
+            self.fail(error, ctx);
+        }
+    }
+}
+
+impl Handler<BytesWasted> for Torrent {
+    type Result = ();
+    fn handle(&mut self, BytesWasted(bytes): BytesWasted, _: &mut Self::Context) {
+        self.totals.wasted += bytes;
+    }
+}
+
+impl Handler<ChildStopped> for Torrent {
+    type Result = ();
+    fn handle(&mut self, ChildStopped { child, reason }: ChildStopped, ctx: &mut Self::Context) {
+        match child {
+            Child::Peer(key) => self.peer_gone(key, &reason, ctx),
+            Child::Pieces | Child::Storage if reason != ExitReason::Asked => {
+                let part = if child == Child::Pieces { "piece manager" } else { "storage" };
+                self.fail(format!("an internal error ended the {part}; what is on disk is safe"), ctx);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Handler<GetTorrent> for Torrent {
+    type Result = TorrentSnapshot;
+    fn handle(&mut self, _: GetTorrent, _: &mut Self::Context) -> TorrentSnapshot {
+        self.snapshot()
+    }
+}

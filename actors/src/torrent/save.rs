@@ -1,0 +1,148 @@
+//! Saving resume data, pausing, and the end.
+//!
+//! A record names only pieces that were flushed before it was written: first the list, then the flush, then the record.
+
+use actix::prelude::*;
+use castanet_core::{Bitfield, Moment, seams::resume::ResumeRecord, seams::storage::FileStamp};
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+
+use super::Torrent;
+use crate::{
+    disk::Job,
+    lifecycle::ExitReason,
+    mail::tell,
+    messages::{
+        discovery::Leave,
+        pieces::{ClosePieces, GetPieces},
+        storage::{CloseStorage, Flush},
+        torrent::{Pause, Phase, Resume, Stop},
+    },
+};
+
+/// When the resume data were saved last.
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    /// Something has changed since.
+    pub(super) is_dirty: bool,
+    under_way: bool,
+    at: Moment,
+}
+
+impl Torrent {
+    pub(super) fn save_when_due(&mut self, ctx: &mut Context<Self>) {
+        if self.saved.is_dirty && self.now().since(self.saved.at) >= self.shared.config.save_every {
+            self.save(ctx);
+        }
+    }
+
+    /// Saves what is complete now, without stopping anything.
+    pub(super) fn save(&mut self, ctx: &mut Context<Self>) {
+        let Some(storage) = &self.storage else { return };
+        if std::mem::replace(&mut self.saved.under_way, true) {
+            return;
+        }
+        self.saved.is_dirty = false;
+        self.saved.at = self.now();
+        let (have, flushed) = (self.have.clone(), storage.send(Flush { drain: false }));
+        ctx.spawn(flushed.into_actor(self).map(move |stamps, torrent, _| {
+            torrent.saved.under_way = false;
+            if let Ok(Ok(stamps)) = stamps {
+                drop(torrent.write_record(have, stamps));
+            }
+        }));
+    }
+
+    /// Writes a record on a disk thread.
+    fn write_record(&self, pieces: Bitfield, stamps: Vec<FileStamp>) -> oneshot::Receiver<()> {
+        let (done, written) = oneshot::channel();
+        let Some(opened) = &self.opened else { return written };
+        let record = ResumeRecord {
+            pieces,
+            stamps,
+            uploaded: self.totals.uploaded_before + self.totals.uploaded,
+            downloaded: self.totals.downloaded_before + self.totals.downloaded,
+            info: None,
+        };
+        let (resume, key) = (self.shared.resume.clone(), opened.key.clone());
+        self.shared.disk.submit(Job::Other(Box::new(move || {
+            if let Err(error) = resume.save(&key, &record) {
+                tracing::warn!(%error, "resume data not saved");
+            }
+            let _ = done.send(());
+        })));
+        written
+    }
+
+    /// Closes all connections, says good-bye, writes what is held and saves.
+    fn wind_up(&mut self, within: std::time::Duration, reason: &ExitReason) -> ResponseActFuture<Self, ()> {
+        self.close_door();
+        self.disconnect_all(reason);
+        self.update_progress();
+        let leaves: Vec<_> = self.plugins.iter().map(|p| p.leave.send(Leave { torrent: self.id, within })).collect();
+        let (storage, pieces) = (self.storage.clone(), self.pieces.clone());
+        let saving = async move {
+            let stamps = storage?.send(Flush { drain: true }).await.ok()?.ok()?;
+            // Asked only now: what was still being written has been counted.
+            let have = pieces?.send(GetPieces).await.ok()?.have;
+            Some((have, stamps))
+        };
+        let saved = saving.into_actor(self).then(|found, torrent: &mut Self, _| {
+            let written = found.map(|(have, stamps)| {
+                torrent.have = have.clone();
+                torrent.write_record(have, stamps)
+            });
+            async move {
+                if let Some(written) = written {
+                    let _ = written.await;
+                }
+            }
+            .into_actor(torrent)
+        });
+        let leaving = async move {
+            let _ = tokio::time::timeout(within, join_all(leaves)).await;
+        };
+        let leaving = leaving.into_actor(self);
+        Box::pin(saved.then(move |(), _, _| leaving))
+    }
+}
+
+impl Handler<Stop> for Torrent {
+    type Result = ResponseActFuture<Self, ()>;
+    fn handle(&mut self, Stop { within }: Stop, _: &mut Self::Context) -> Self::Result {
+        self.phase = Phase::Paused;
+        Box::pin(self.wind_up(within, &ExitReason::Asked).map(|(), torrent: &mut Self, ctx| {
+            for pieces in torrent.pieces.take() {
+                tell(&pieces.recipient(), ClosePieces);
+            }
+            for storage in torrent.storage.take() {
+                tell(&storage.recipient(), CloseStorage);
+            }
+            torrent.publish();
+            torrent.exit = Some(ExitReason::Asked);
+            ctx.stop();
+        }))
+    }
+}
+
+impl Handler<Pause> for Torrent {
+    type Result = ();
+    fn handle(&mut self, _: Pause, ctx: &mut Self::Context) {
+        if self.is_running() {
+            self.phase = Phase::Paused;
+            let within = std::time::Duration::from_secs(5);
+            ctx.spawn(self.wind_up(within, &ExitReason::Asked).map(|(), torrent: &mut Self, _| torrent.publish()));
+        }
+    }
+}
+
+impl Handler<Resume> for Torrent {
+    type Result = ();
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        if self.phase == Phase::Paused && !self.spec.check_only && self.pieces.is_some() {
+            self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
+            self.meet(ctx);
+            self.publish();
+        }
+    }
+}
