@@ -145,19 +145,17 @@ impl Requests {
 
     /// A block came.
     pub(super) fn arrived(&mut self, block: BlockRef, now: Moment) -> Arrival {
-        let is_it = |asked: BlockRef| asked.piece == block.piece && asked.begin == block.begin;
-        let asked = if let Some(at) = self.under_way.iter().position(|asked| is_it(asked.block)) {
-            let busy = self.under_way.len() * 2 >= self.credit;
-            let Some(asked) = self.under_way.remove(at) else { return Arrival::Unasked };
+        let is_it = |asked: &BlockRef| asked.piece == block.piece && asked.begin == block.begin;
+        let busy = self.under_way.len() * 2 >= self.credit;
+        let length = if let Some(asked) = take(&mut self.under_way, |asked| is_it(&asked.block)) {
             self.learn(now.since(asked.at), busy);
-            asked.block
-        } else if let Some(at) = self.given_up.iter().position(|asked| is_it(*asked)) {
-            let Some(asked) = self.given_up.remove(at) else { return Arrival::Unasked };
-            asked
+            asked.block.length
+        } else if let Some(asked) = take(&mut self.given_up, is_it) {
+            asked.length
         } else {
             return Arrival::Unasked;
         };
-        if asked.length != block.length {
+        if length != block.length {
             return Arrival::WrongLength;
         }
         self.waiting_since = now;
@@ -180,25 +178,23 @@ impl Requests {
 
     /// Takes a request back; `false` if it was not under way.
     pub(super) fn cancel(&mut self, block: BlockRef) -> bool {
-        let found = self.under_way.iter().position(|asked| asked.block == block);
-        if let Some(at) = found {
-            self.under_way.remove(at);
+        let found = take(&mut self.under_way, |asked| asked.block == block).is_some();
+        if found {
             self.give_up(block);
         }
-        found.is_some()
+        found
     }
 
     /// The remote refused; `true` if the request was under way and is lost. A refusal alone is no reason to offer
     /// room, or a remote that refuses everything would be asked as fast as it answers.
     pub(super) fn rejected(&mut self, block: BlockRef) -> bool {
-        let found = self.under_way.iter().position(|asked| asked.block == block);
-        if let Some(at) = found {
-            self.under_way.remove(at);
+        let found = take(&mut self.under_way, |asked| asked.block == block).is_some();
+        if found {
             self.left_over += 1;
         } else {
-            self.given_up.retain(|given_up| *given_up != block);
+            take(&mut self.given_up, |given_up| *given_up == block);
         }
-        found.is_some()
+        found
     }
 
     /// Gives up all requests but the `keep` oldest.
@@ -217,11 +213,12 @@ impl Requests {
             return false;
         }
         if now >= self.waiting_since + self.patience {
+            // One request stays, so that the peer can redeem itself; the next round takes that one, too.
             let keep = usize::from(!self.snubbed && !choked);
             self.lose(keep, lost);
             self.waiting_since = now;
             self.left_over = 0;
-            return !std::mem::replace(&mut self.snubbed, true);
+            return !choked && !std::mem::replace(&mut self.snubbed, true);
         }
         // Others are answered but these are not: the remote has forgotten them.
         while let Some(oldest) = self.under_way.front()
@@ -254,5 +251,150 @@ impl Requests {
         assert!(self.under_way.len() <= MOST_REQUESTS && self.given_up.len() <= MOST_REQUESTS);
         assert!((1..=self.most).contains(&self.credit) && self.most <= MOST_REQUESTS);
         assert!(self.under_way.iter().is_sorted_by_key(|asked| asked.at));
+    }
+}
+
+/// Takes the first item that matches. Blocks mostly come in the order of asking, so it is mostly the very first.
+fn take<T>(items: &mut VecDeque<T>, matches: impl Fn(&T) -> bool) -> Option<T> {
+    let at = items.iter().position(matches)?;
+    items.remove(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use castanet_core::PieceIndex;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn block(n: u32) -> BlockRef {
+        BlockRef { piece: PieceIndex(n / 64), begin: n % 64 * 16_384, length: 16_384 }
+    }
+
+    /// Lets a remote answer every request after `delay`, but only so many blocks a second.
+    fn simulate(reqq: usize, delay: Duration, blocks_a_second: u64, lasts: Duration) -> (usize, Requests) {
+        let mut requests = Requests::new(PATIENCE, Moment::ZERO);
+        requests.set_most(reqq);
+        let each = Duration::from_nanos(1_000_000_000 / blocks_a_second);
+        let (mut now, mut next, mut link_free, mut offers) = (Moment::ZERO, 0, Moment::ZERO, 0);
+        let mut coming = VecDeque::new();
+        while now < Moment::ZERO + lasts {
+            if let Some(room) = requests.offer(now) {
+                offers += 1;
+                for _ in 0..room {
+                    assert!(requests.ask(block(next), now));
+                    link_free = link_free.max(now + delay) + each;
+                    coming.push_back((link_free, block(next)));
+                    next += 1;
+                }
+                requests.answered();
+            }
+            let (at, block) = coming.pop_front().expect("a peer with credit always has requests under way");
+            now = at;
+            assert_eq!(requests.arrived(block, now), Arrival::Expected { back_from_snub: false });
+            requests.check_invariants();
+        }
+        // A slow peer is worth an offer a block; a fast one must not cost a message a block.
+        let most = if requests.credit() < 8 { next } else { next / 2 + 10 };
+        assert!(offers <= most, "{offers} offers for {next} blocks");
+        (requests.credit(), requests)
+    }
+
+    #[test]
+    fn loopback_reaches_many_mebibytes_at_once() {
+        let (credit, _) = simulate(2000, Duration::from_micros(50), 65_536, Duration::from_millis(50));
+        assert_eq!(credit, MOST_REQUESTS);
+        let (credit, _) = simulate(250, Duration::from_micros(50), 65_536, Duration::from_millis(50));
+        assert_eq!(credit, 250, "never more than the remote holds");
+    }
+
+    #[test]
+    fn the_credit_follows_bandwidth_and_delay() {
+        // 10 MiB/s over 200 ms: at least 128 blocks for the delay alone, and a second or two more at most.
+        let (credit, _) = simulate(2000, Duration::from_millis(200), 640, Duration::from_secs(30));
+        assert!((128 + 640..=128 + 3 * 640).contains(&credit), "{credit}");
+        // 32 KiB/s: a few seconds' worth.
+        let (credit, _) = simulate(2000, Duration::from_millis(200), 2, Duration::from_secs(60));
+        assert!((2..=8).contains(&credit), "{credit}");
+        // 2 KiB/s: what a block takes is itself longer than the queue should be.
+        let (credit, _) = simulate(2000, Duration::from_millis(200), 1, Duration::from_secs(60));
+        assert!((2..=4).contains(&credit), "{credit}");
+    }
+
+    #[test]
+    fn a_slower_link_shrinks_the_credit() {
+        let (_, mut requests) = simulate(2000, Duration::from_millis(10), 2000, Duration::from_secs(10));
+        let before = requests.credit();
+        let mut now = Moment::from_secs(10);
+        for n in 1_000_000..1_000_400 {
+            requests.ask(block(n), now);
+            now += Duration::from_secs(5);
+            requests.arrived(block(n), now);
+        }
+        assert!(requests.credit() < before - 300, "{before} to {}", requests.credit());
+    }
+
+    #[test]
+    fn blocks_come_in_any_order_late_and_once() {
+        let now = Moment::ZERO;
+        let mut requests = Requests::new(PATIENCE, now);
+        (0..4).for_each(|n| assert!(requests.ask(block(n), now)));
+        assert_eq!(requests.arrived(block(2), now), Arrival::Expected { back_from_snub: false });
+        assert_eq!(requests.arrived(block(2), now), Arrival::Unasked);
+        assert!(requests.cancel(block(0)) && !requests.cancel(block(0)));
+        assert_eq!(requests.arrived(block(0), now), Arrival::Expected { back_from_snub: false });
+        assert_eq!(requests.arrived(BlockRef { length: 9, ..block(1) }, now), Arrival::WrongLength);
+        assert_eq!(requests.len(), 1);
+    }
+
+    #[test]
+    fn a_peer_that_keeps_blocks_back_is_snubbed_and_can_redeem_itself() {
+        let mut requests = Requests::new(PATIENCE, Moment::ZERO);
+        (0..4).for_each(|n| assert!(requests.ask(block(n), Moment::ZERO)));
+        requests.answered();
+        let mut lost = Vec::new();
+        assert_eq!(requests.deadline(), Moment::ZERO + PATIENCE);
+        assert!(!requests.timeout(false, &mut lost, requests.deadline() - Duration::from_nanos(1)));
+        assert!(requests.timeout(false, &mut lost, requests.deadline()));
+        assert_eq!(lost, [block(3), block(2), block(1)]);
+        assert_eq!((requests.credit(), requests.room()), (1, 0));
+        assert!(!requests.timeout(false, &mut lost, requests.deadline()), "it is snubbed already");
+        assert_eq!((lost.len(), requests.room(), requests.deadline()), (4, 1, Moment::NEVER));
+        assert_eq!(requests.arrived(block(3), Moment::from_secs(200)), Arrival::Expected { back_from_snub: true });
+        assert_eq!(requests.credit(), LEAST_CREDIT);
+    }
+
+    #[test]
+    fn a_forgotten_request_is_lost_while_others_are_answered() {
+        let (mut requests, mut now, mut lost) = (Requests::new(PATIENCE, Moment::ZERO), Moment::ZERO, Vec::new());
+        requests.ask(block(0), now);
+        for n in 1..=12 {
+            requests.ask(block(n), now);
+            now += Duration::from_secs(10);
+            requests.arrived(block(n), now);
+            assert!(!requests.timeout(false, &mut lost, now));
+        }
+        assert_eq!(lost, [block(0)]);
+    }
+
+    #[test]
+    fn room_is_offered_in_batches_and_again_after_a_while() {
+        let now = Moment::ZERO;
+        let mut requests = Requests::new(PATIENCE, now);
+        assert_eq!(requests.offer(now), Some(FIRST_CREDIT));
+        assert_eq!(requests.offer(now), None, "the first offer has no answer yet");
+        (0..16).for_each(|n| assert!(requests.ask(block(n), now)));
+        requests.answered();
+        requests.arrived(block(0), now);
+        assert_eq!(requests.offer(now), None, "two free blocks are not worth a message");
+        requests.arrived(block(1), now);
+        assert_eq!(requests.offer(now), Some(4));
+        requests.answered();
+        assert_eq!(requests.offer(now), None, "there was no work");
+        assert_eq!(requests.offer(requests.next_offer()), Some(4));
+        requests.answered();
+        assert!(requests.rejected(block(2)) && requests.rejected(block(3)));
+        assert_eq!(requests.offer(requests.next_offer() - Duration::from_nanos(1)), None, "refusals invite nothing");
     }
 }

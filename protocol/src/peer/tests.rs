@@ -1,1 +1,564 @@
 //! The machine against itself, against strangers and against time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use castanet_core::{Bitfield, BlockRef, Geometry, Moment, PieceIndex};
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::{Limits, Message, WireError};
+
+/// 21 pieces of 5 blocks each; the last piece has 2 blocks, the last block 77 bytes.
+fn geometry() -> Geometry {
+    Geometry::new(20 * 81_920 + 16_384 + 77, 81_920).unwrap()
+}
+
+fn config(fast: bool, have: Bitfield) -> PeerConfig {
+    PeerConfig {
+        geometry: geometry(),
+        have,
+        fast,
+        extended: true,
+        remote: "127.0.0.1".parse().unwrap(),
+        info_hash: [7; 20],
+        listen_port: 6881,
+        dht_port: None,
+        extensions: vec![("ut_test", 3)],
+        timing: PeerTiming::default(),
+    }
+}
+
+fn none() -> Bitfield {
+    Bitfield::new(geometry().pieces())
+}
+
+fn full() -> Bitfield {
+    Bitfield::full(geometry().pieces())
+}
+
+fn block(piece: u32, n: u32) -> BlockRef {
+    geometry().block(PieceIndex(piece), n)
+}
+
+/// What the torrent holds there.
+fn content(range: BlockRef) -> Bytes {
+    let start = geometry().offset_of_block(range);
+    (start..start + u64::from(range.length)).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+fn wire(messages: &[Message]) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    messages.iter().for_each(|message| message.encode(&mut bytes));
+    bytes
+}
+
+fn piece(block: BlockRef) -> Message {
+    Message::Piece { block, data: content(block) }
+}
+
+/// A machine and what it has put out.
+struct Bench {
+    machine: PeerMachine,
+    now: Moment,
+}
+
+impl Bench {
+    fn new(config: PeerConfig) -> Self {
+        let mut bench = Self { machine: PeerMachine::new(config, Moment::ZERO), now: Moment::ZERO };
+        bench.outputs();
+        bench
+    }
+    /// One that may ask and has asked for all blocks of piece 0.
+    fn downloading(fast: bool) -> Self {
+        let mut bench = Self::new(config(fast, none()));
+        bench.input(Input::Interest(true));
+        bench.hears(&[Message::Unchoke]);
+        let blocks: Vec<_> = (0..5).map(|n| block(0, n)).collect();
+        bench.input(Input::Assign(&blocks));
+        bench
+    }
+    /// One that has everything and has unchoked the remote.
+    fn uploading(fast: bool) -> Self {
+        let mut bench = Self::new(config(fast, full()));
+        bench.input(Input::Choke(false));
+        bench
+    }
+    fn outputs(&mut self) -> Vec<Output> {
+        self.machine.check_invariants();
+        std::iter::from_fn(|| self.machine.poll()).collect()
+    }
+    fn input(&mut self, input: Input<'_>) -> Vec<Output> {
+        self.machine.handle(input, self.now).unwrap();
+        self.outputs()
+    }
+    fn hears(&mut self, messages: &[Message]) -> Vec<Output> {
+        self.input(Input::Received(&mut wire(messages)))
+    }
+    fn fails(&mut self, messages: &[Message]) -> CloseReason {
+        self.machine.handle(Input::Received(&mut wire(messages)), self.now).unwrap_err()
+    }
+    fn wait(&mut self, seconds: u64) -> Result<Vec<Output>, CloseReason> {
+        self.now += Duration::from_secs(seconds);
+        self.machine.handle(Input::Timeout, self.now)?;
+        Ok(self.outputs())
+    }
+}
+
+fn sent(messages: &[Message]) -> Output {
+    Output::Send(wire(messages).freeze())
+}
+
+#[test]
+fn it_introduces_itself_as_agreed() {
+    let first = |config| {
+        let mut machine = PeerMachine::new(config, Moment::ZERO);
+        let Some(Output::Send(frames)) = machine.poll() else { panic!("nothing to send") };
+        let (mut buffer, mut messages) = (BytesMut::from(frames), Vec::new());
+        while let Ok(crate::wire::Decoded::Message(message)) =
+            crate::wire::decode(&mut buffer, &Limits::of(&geometry()))
+        {
+            messages.push(message);
+        }
+        messages
+    };
+    assert_eq!(first(config(true, full()))[0], Message::HaveAll);
+    assert_eq!(first(config(true, none()))[0], Message::HaveNone);
+    assert_eq!(first(config(false, full()))[0], Message::Bitfield(full().to_bytes().into()));
+    let quiet = first(PeerConfig { dht_port: Some(9), ..config(false, none()) });
+    assert!(matches!(quiet[..], [Message::Extended { id: 0, .. }, Message::Port(9)]), "{quiet:?}");
+    let mut some = none();
+    some.set(PieceIndex(4));
+    assert_eq!(first(config(true, some.clone()))[0], Message::Bitfield(some.to_bytes().into()));
+    let last = first(config(true, full())).pop();
+    assert!(matches!(last, Some(Message::AllowedFast(_))));
+}
+
+#[test]
+fn the_remote_tells_its_pieces_and_consecutive_haves_are_one_event() {
+    let mut bench = Bench::new(config(true, none()));
+    let haves = [Message::HaveNone, Message::Have(PieceIndex(3)), Message::Have(PieceIndex(1))];
+    let both = vec![PieceIndex(3), PieceIndex(1)];
+    assert_eq!(bench.hears(&haves), [Output::Has(Haves::None), Output::Has(Haves::Pieces(both))]);
+    assert_eq!(bench.fails(&[Message::HaveAll]), CloseReason::BitfieldTwice);
+}
+
+#[test]
+fn room_comes_with_interest_and_unchoke_only() {
+    let mut bench = Bench::new(config(true, none()));
+    assert_eq!(bench.input(Input::Interest(true)), [sent(&[Message::Interested])]);
+    assert_eq!(bench.input(Input::Interest(true)), []);
+    assert_eq!(bench.hears(&[Message::Unchoke]), [Output::Choked(false), Output::Room(FIRST_CREDIT)]);
+    assert_eq!(bench.machine.room(), FIRST_CREDIT);
+    assert_eq!(bench.input(Input::Assign(&[])), []);
+    assert_eq!(bench.wait(1).unwrap(), [Output::Room(FIRST_CREDIT)], "it asks again after a second");
+    assert_eq!(bench.input(Input::Assign(&[block(0, 0)])), [sent(&[Message::Request(block(0, 0))])]);
+    assert_eq!(bench.hears(&[piece(block(0, 0))]), [Output::Block { block: block(0, 0), data: content(block(0, 0)) }]);
+    assert_eq!(bench.machine.downloaded(), 16_384);
+}
+
+#[test]
+fn a_choke_loses_all_requests_but_with_the_fast_extension_each_is_rejected() {
+    let mut plain = Bench::downloading(false);
+    let all: Vec<_> = (0..5).rev().map(|n| block(0, n)).collect();
+    assert_eq!(plain.hears(&[Message::Choke]), [Output::Choked(true), Output::Lost(all)]);
+    assert_eq!(plain.input(Input::Assign(&[block(1, 0)])), [Output::Lost(vec![block(1, 0)])]);
+    let late = plain.hears(&[piece(block(0, 1))]);
+    assert_eq!(late, [Output::Block { block: block(0, 1), data: content(block(0, 1)) }], "late, and welcome");
+
+    let mut fast = Bench::downloading(true);
+    assert_eq!(fast.hears(&[Message::Choke]), [Output::Choked(true)]);
+    let rejects = [Message::Reject(block(0, 0)), Message::Reject(block(0, 1)), Message::Reject(block(9, 9))];
+    assert_eq!(fast.hears(&rejects), [Output::Lost(vec![block(0, 0), block(0, 1)])]);
+    assert_eq!(fast.machine.outstanding(), 3);
+}
+
+#[test]
+fn while_choked_the_allowed_pieces_can_be_had() {
+    let mut bench = Bench::new(config(true, none()));
+    bench.input(Input::Interest(true));
+    let offer = Output::FastRoom { blocks: FIRST_CREDIT, pieces: vec![PieceIndex(2)] };
+    assert_eq!(bench.hears(&[Message::AllowedFast(PieceIndex(2)), Message::AllowedFast(PieceIndex(999))]), [offer]);
+    let answer = bench.input(Input::Assign(&[block(2, 0), block(3, 0)]));
+    assert_eq!(answer, [Output::Lost(vec![block(3, 0)]), sent(&[Message::Request(block(2, 0))])]);
+    bench.hears(&[Message::Reject(block(2, 0))]);
+    assert_eq!(bench.wait(2).unwrap(), [], "the remote did not mean it");
+}
+
+#[test]
+fn cancels_are_sent_and_late_blocks_accepted() {
+    let mut bench = Bench::downloading(true);
+    assert_eq!(bench.input(Input::Cancel(&[block(0, 0), block(7, 0)])), [sent(&[Message::Cancel(block(0, 0))])]);
+    assert_eq!(bench.machine.outstanding(), 4);
+    assert!(matches!(bench.hears(&[piece(block(0, 0))])[..], [Output::Block { .. }, ..]));
+    let rest = bench.hears(&[piece(block(0, 0))]);
+    assert!(!rest.iter().any(|output| matches!(output, Output::Block { .. })), "once is enough: {rest:?}");
+}
+
+#[test]
+fn blocks_that_nobody_asked_for_end_the_connection_at_last() {
+    let mut bench = Bench::downloading(true);
+    let stray = piece(block(5, 0));
+    for _ in 0..63 {
+        assert_eq!(bench.hears(std::slice::from_ref(&stray)), []);
+    }
+    assert!(matches!(bench.fails(&[stray]), CloseReason::Unasked(_)));
+    let short = Message::Piece { block: block(0, 0), data: Bytes::from_static(b"short") };
+    let wrong = BlockRef { length: 5, ..block(0, 0) };
+    assert_eq!(Bench::downloading(true).fails(&[short]), CloseReason::WrongBlockLength(wrong));
+}
+
+#[test]
+fn a_silent_uploader_is_snubbed() {
+    let mut bench = Bench::downloading(true);
+    let lost = (1..5).rev().map(|n| block(0, n)).collect();
+    assert_eq!(bench.wait(60).unwrap(), [Output::Snubbed(true), Output::Lost(lost)]);
+    assert!(bench.machine.is_snubbed() && bench.machine.room() == 0);
+    let outputs = bench.hears(&[piece(block(0, 0))]);
+    assert!(matches!(outputs[..], [Output::Snubbed(false), Output::Block { .. }, Output::Room(_)]), "{outputs:?}");
+}
+
+#[test]
+fn silence_is_broken_and_ends() {
+    let mut bench = Bench::new(config(true, none()));
+    assert_eq!(bench.machine.deadline(), Moment::from_secs(110));
+    assert_eq!(bench.wait(110).unwrap(), [sent(&[Message::KeepAlive])]);
+    assert_eq!(bench.machine.deadline(), Moment::from_secs(190));
+    assert_eq!(bench.hears(&[Message::KeepAlive]), []);
+    assert_eq!(bench.wait(110).unwrap(), [sent(&[Message::KeepAlive])]);
+    assert_eq!(bench.wait(80), Err(CloseReason::Silent));
+}
+
+#[test]
+fn a_request_becomes_a_read_and_then_blocks() {
+    let mut bench = Bench::uploading(true);
+    let asked: Vec<_> = (0..5).map(|n| Message::Request(block(0, n))).collect();
+    let range = BlockRef { piece: PieceIndex(0), begin: 0, length: 81_920 };
+    assert_eq!(bench.hears(&asked), [Output::Read(range)]);
+    assert_eq!(bench.hears(&[Message::Cancel(block(0, 1))]), [sent(&[Message::Reject(block(0, 1))])]);
+    let outputs = bench.input(Input::Data { range, data: content(range) });
+    assert_eq!(outputs.len(), 4);
+    let mut stream = BytesMut::new();
+    for output in outputs {
+        let Output::SendBlock { header, data } = output else { panic!("{output:?}") };
+        stream.extend_from_slice(&header);
+        stream.extend_from_slice(&data);
+    }
+    assert_eq!(stream, wire(&[piece(block(0, 0)), piece(block(0, 2)), piece(block(0, 3)), piece(block(0, 4))]));
+    assert_eq!(bench.machine.uploaded(), 4 * 16_384);
+}
+
+#[test]
+fn a_failed_or_short_read_is_refused() {
+    for short in [false, true] {
+        let mut bench = Bench::uploading(true);
+        bench.hears(&[Message::Request(block(0, 0))]);
+        let outputs = match short {
+            true => bench.input(Input::Data { range: block(0, 0), data: Bytes::from_static(b"too short") }),
+            false => bench.input(Input::ReadFailed(block(0, 0))),
+        };
+        assert_eq!(outputs, [sent(&[Message::Reject(block(0, 0))])]);
+    }
+}
+
+#[test]
+fn our_choke_refuses_what_waits() {
+    let asked = Message::Request(block(20, 0));
+    let mut fast = Bench::uploading(true);
+    fast.hears(std::slice::from_ref(&asked));
+    let refusal = sent(&[Message::Choke, Message::Reject(block(20, 0))]);
+    assert_eq!(fast.input(Input::Choke(true)), [refusal]);
+    assert_eq!(fast.hears(std::slice::from_ref(&asked)), [sent(&[Message::Reject(block(20, 0))])]);
+    assert_eq!(fast.input(Input::Data { range: block(20, 0), data: content(block(20, 0)) }), []);
+
+    let mut plain = Bench::uploading(false);
+    plain.hears(std::slice::from_ref(&asked));
+    assert_eq!(plain.input(Input::Choke(true)), [sent(&[Message::Choke])]);
+    assert_eq!(plain.hears(&[asked]), []);
+}
+
+#[test]
+fn a_choked_newcomer_gets_the_allowed_pieces_once() {
+    let set = allowed_fast("127.0.0.1".parse().unwrap(), [7; 20], geometry().pieces(), 5);
+    let mut bench = Bench::new(config(true, full()));
+    let mut served = 0;
+    for _ in 0..3 {
+        for piece in &set {
+            for n in 0..geometry().blocks_in(*piece) {
+                let outputs = bench.hears(&[Message::Request(geometry().block(*piece, n))]);
+                if let [Output::Read(range)] = outputs[..] {
+                    served += range.length;
+                    bench.input(Input::Data { range, data: content(range) });
+                    bench.input(Input::Written(range.length as usize + 13));
+                }
+            }
+        }
+    }
+    assert_eq!(served, set.iter().map(|piece| geometry().length_of(*piece)).sum::<u32>());
+}
+
+#[test]
+fn hostile_messages_end_the_connection() {
+    let beyond = PieceIndex(21);
+    let request = |begin, length| BlockRef { piece: PieceIndex(20), begin, length };
+    let spare = Message::Bitfield(vec![0xff, 0xff, 0xff].into());
+    for (fast, message, reason) in [
+        (true, Message::Have(beyond), CloseReason::NoSuchPiece(beyond)),
+        (true, spare, CloseReason::BadBitfield),
+        (true, Message::Bitfield(vec![0, 0].into()), CloseReason::BadBitfield),
+        (true, Message::Request(request(0, 0)), CloseReason::BadRequest(request(0, 0))),
+        (true, Message::Request(request(0, 131_073)), CloseReason::BadRequest(request(0, 131_073))),
+        (true, Message::Request(request(16_384, 78)), CloseReason::BadRequest(request(16_384, 78))),
+        (true, Message::Request(request(u32::MAX, u32::MAX)), CloseReason::BadRequest(request(u32::MAX, u32::MAX))),
+        (false, Message::HaveAll, CloseReason::NotFast),
+        (false, Message::Reject(block(0, 0)), CloseReason::NotFast),
+        (false, Message::AllowedFast(beyond), CloseReason::NotFast),
+    ] {
+        assert_eq!(Bench::new(config(fast, none())).fails(&[message]), reason);
+    }
+    let mut bench = Bench::new(config(true, none()));
+    let frame = &mut BytesMut::from(&[0x7f, 0, 0, 0][..]);
+    let result = bench.machine.handle(Input::Received(frame), bench.now);
+    assert!(matches!(result, Err(CloseReason::Wire(WireError::TooLong { .. }))));
+}
+
+#[test]
+fn one_who_asks_and_never_reads_is_left() {
+    let mut bench = Bench::new(config(true, none()));
+    let refused = vec![Message::Request(block(0, 0)); 10_000];
+    let reason = (0..100).find_map(|_| bench.machine.handle(Input::Received(&mut wire(&refused)), bench.now).err());
+    assert_eq!(reason, Some(CloseReason::DoesNotRead));
+    bench.outputs();
+    assert!(bench.machine.queued() <= MOST_REMOTE_REQUESTS);
+}
+
+#[test]
+fn haves_are_announced_once_and_extensions_pass() {
+    let mut bench = Bench::new(config(true, none()));
+    let news = [PieceIndex(1), PieceIndex(1), PieceIndex(20), PieceIndex(21)];
+    let told = sent(&[Message::Have(PieceIndex(1)), Message::Have(PieceIndex(20))]);
+    assert_eq!(bench.input(Input::Announce(&news)), [told]);
+    let say = |id, text: &'static str| Message::Extended { id, payload: Bytes::from_static(text.as_bytes()) };
+    assert_eq!(bench.input(Input::Extended { id: 9, payload: b"hi" }), [sent(&[say(9, "hi")])]);
+    let outputs =
+        bench.hears(&[say(3, "ho"), say(4, "not ours"), say(0, "d4:reqqi1ee"), say(0, "junk"), Message::Port(7)]);
+    let [Output::Extended { id: 3, payload }, Output::ExtendedHandshake(theirs), Output::DhtPort(7)] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((&payload[..], theirs.queue), (&b"ho"[..], Some(1)));
+    bench.input(Input::Interest(true));
+    assert_eq!(bench.hears(&[Message::Unchoke])[1], Output::Room(1), "the remote holds one request");
+}
+
+/// Two machines on two byte streams that are cut at random.
+struct Pair {
+    sides: [Side; 2],
+    now: Moment,
+    random: fastrand::Rng,
+}
+
+struct Side {
+    machine: PeerMachine,
+    wanted: Vec<BlockRef>,
+    got: BTreeSet<BlockRef>,
+    /// Bytes on their way to the other side, and those that arrived there.
+    line: BytesMut,
+    arrived: BytesMut,
+}
+
+impl Pair {
+    fn new(fast: bool, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut left, mut right) = (none(), none());
+        for piece in geometry().all_pieces() {
+            if random.bool() {
+                left.set(piece)
+            } else {
+                right.set(piece)
+            };
+        }
+        let side = |have: &Bitfield, other: &Bitfield| {
+            let wanted = other.iter().flat_map(|piece| (0..geometry().blocks_in(piece)).map(move |n| (piece, n)));
+            Side {
+                machine: PeerMachine::new(config(fast, have.clone()), Moment::ZERO),
+                wanted: wanted.map(|(piece, n)| geometry().block(piece, n)).collect(),
+                got: BTreeSet::new(),
+                line: BytesMut::new(),
+                arrived: BytesMut::new(),
+            }
+        };
+        Self { sides: [side(&left, &right), side(&right, &left)], now: Moment::ZERO, random }
+    }
+
+    fn step(&mut self, at: usize) {
+        let [a, b] = &mut self.sides;
+        let (side, other) = if at == 0 { (a, b) } else { (b, a) };
+        let cut = self.random.usize(0..=other.line.len().min(40_000));
+        side.arrived.unsplit(other.line.split_to(cut));
+        side.machine.handle(Input::Received(&mut side.arrived), self.now).unwrap();
+        other.machine.handle(Input::Written(cut), self.now).unwrap();
+        assert!(side.machine.missing() > 0);
+        if self.random.u8(..) < 3 {
+            side.machine.handle(Input::Choke(self.random.bool()), self.now).unwrap();
+        }
+        if side.machine.deadline() <= self.now {
+            side.machine.handle(Input::Timeout, self.now).unwrap();
+        }
+        while let Some(output) = side.machine.poll() {
+            match output {
+                Output::Send(frames) => side.line.extend_from_slice(&frames),
+                Output::SendBlock { header, data } => {
+                    side.line.extend_from_slice(&header);
+                    side.line.extend_from_slice(&data);
+                }
+                Output::Read(range) => {
+                    side.machine.handle(Input::Data { range, data: content(range) }, self.now).unwrap();
+                }
+                Output::Block { block, data } => {
+                    assert_eq!(data, content(block));
+                    side.got.insert(block);
+                }
+                Output::Lost(blocks) => side.wanted.extend(blocks),
+                Output::Room(room) => {
+                    let rest = side.wanted.len().saturating_sub(room);
+                    let work: Vec<_> = side.wanted.drain(rest..).filter(|block| !side.got.contains(block)).collect();
+                    side.machine.handle(Input::Assign(&work), self.now).unwrap();
+                }
+                _ => {}
+            }
+        }
+        side.machine.check_invariants();
+    }
+}
+
+#[test]
+fn two_machines_exchange_a_torrent_however_the_bytes_are_cut() {
+    for seed in 0..20 {
+        let mut pair = Pair::new(seed % 2 == 0, seed);
+        let counts = [0, 1].map(|at: usize| pair.sides[at].wanted.len());
+        for at in 0..2 {
+            let (now, machine) = (pair.now, &mut pair.sides[at].machine);
+            machine.handle(Input::Interest(true), now).unwrap();
+            machine.handle(Input::Choke(false), now).unwrap();
+        }
+        let mut steps = 0;
+        while [0, 1].map(|at: usize| pair.sides[at].got.len()) != counts {
+            pair.now += Duration::from_millis(10);
+            pair.step(steps % 2);
+            steps += 1;
+            // Chokes must not last, or nothing would be left to show.
+            if steps % 50 == 0 {
+                let now = pair.now;
+                pair.sides.iter_mut().for_each(|side| side.machine.handle(Input::Choke(false), now).unwrap());
+            }
+            assert!(steps < 100_000, "seed {seed}: no progress");
+        }
+    }
+}
+
+fn stranger() -> impl Strategy<Value = Message> {
+    let piece = || (0u32..23).prop_map(PieceIndex);
+    let block = || {
+        (piece(), 0u32..8, 1u32..3).prop_map(|(piece, n, half)| BlockRef {
+            piece,
+            begin: n * 8192,
+            length: half * 8192,
+        })
+    };
+    prop_oneof![
+        Just(Message::Choke),
+        Just(Message::Unchoke),
+        Just(Message::Interested),
+        Just(Message::HaveAll),
+        piece().prop_map(Message::Have),
+        piece().prop_map(Message::AllowedFast),
+        piece().prop_map(Message::Suggest),
+        block().prop_map(Message::Request),
+        block().prop_map(Message::Cancel),
+        block().prop_map(Message::Reject),
+        block().prop_map(|block| Message::Piece { block, data: vec![0; block.length as usize].into() }),
+        prop::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| Message::Extended { id: 0, payload: bytes.into() }),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Hear(Vec<Message>),
+    Bytes(Vec<u8>),
+    Assign(Vec<(u32, u32)>),
+    Cancel(u32, u32),
+    Choke(bool),
+    Interest(bool),
+    Data(bool),
+    Written(usize),
+    Wait(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => prop::collection::vec(stranger(), 0..6).prop_map(Act::Hear),
+        1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Act::Bytes),
+        3 => prop::collection::vec((0u32..23, 0u32..6), 0..30).prop_map(Act::Assign),
+        1 => (0u32..23, 0u32..6).prop_map(|(piece, n)| Act::Cancel(piece, n)),
+        1 => any::<bool>().prop_map(Act::Choke),
+        1 => any::<bool>().prop_map(Act::Interest),
+        2 => any::<bool>().prop_map(Act::Data),
+        1 => (0usize..300_000).prop_map(Act::Written),
+        2 => (0u64..70).prop_map(Act::Wait),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_a_stranger_does_panics_or_breaks_a_bound(fast: bool, acts in prop::collection::vec(act(), 0..60)) {
+        let mut machine = PeerMachine::new(config(fast, full()), Moment::ZERO);
+        let (mut now, mut buffer, mut reads) = (Moment::ZERO, BytesMut::new(), Vec::new());
+        for act in acts {
+            let result = match act {
+                Act::Hear(messages) => {
+                    buffer.extend_from_slice(&wire(&messages));
+                    machine.handle(Input::Received(&mut buffer), now)
+                }
+                Act::Bytes(bytes) => {
+                    buffer.extend_from_slice(&bytes);
+                    machine.handle(Input::Received(&mut buffer), now)
+                }
+                Act::Assign(blocks) => {
+                    let blocks: Vec<_> = blocks.into_iter().map(|(piece, n)| block(piece, n)).collect();
+                    machine.handle(Input::Assign(&blocks), now)
+                }
+                Act::Cancel(piece, n) => machine.handle(Input::Cancel(&[block(piece, n)]), now),
+                Act::Choke(choke) => machine.handle(Input::Choke(choke), now),
+                Act::Interest(interest) => machine.handle(Input::Interest(interest), now),
+                Act::Data(fine) => match reads.pop() {
+                    Some(range) if fine => machine.handle(Input::Data { range, data: content(range) }, now),
+                    Some(range) => machine.handle(Input::ReadFailed(range), now),
+                    None => Ok(()),
+                },
+                Act::Written(bytes) => machine.handle(Input::Written(bytes), now),
+                Act::Wait(seconds) => {
+                    now = machine.deadline().min(now + Duration::from_secs(seconds)).max(now);
+                    let due = machine.deadline() <= now;
+                    let result = machine.handle(Input::Timeout, now);
+                    prop_assert!(!due || result.is_err() || machine.deadline() > now, "the machine would spin");
+                    result
+                }
+            };
+            machine.check_invariants();
+            while let Some(output) = machine.poll() {
+                match output {
+                    Output::Read(range) => {
+                        prop_assert!(geometry().is_within(range) && range.length <= LARGEST_READ);
+                        reads.push(range);
+                    }
+                    Output::Block { block, data } => prop_assert_eq!(data.len(), block.length as usize),
+                    _ => {}
+                }
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+    }
+}

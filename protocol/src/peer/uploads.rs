@@ -141,3 +141,58 @@ impl Uploads {
         assert!(self.reads.iter().all(|read| read.range.length <= LARGEST_READ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(piece: u32, n: u32) -> BlockRef {
+        BlockRef { piece: PieceIndex(piece), begin: n * 16_384, length: 16_384 }
+    }
+
+    #[test]
+    fn adjacent_requests_are_read_together() {
+        let mut uploads = Uploads::default();
+        let asked = (0..20).map(|n| block(0, n)).chain([block(1, 20), block(1, 22), block(1, 21)]);
+        asked.for_each(|block| assert!(uploads.ask(block)));
+        let reads: Vec<_> = std::iter::from_fn(|| uploads.next_read(u64::MAX)).collect();
+        let lengths: Vec<_> = reads.iter().map(|read| read.length / 16_384).collect();
+        assert_eq!(lengths, [16, 4, 1, 1, 1]);
+        assert_eq!(uploads.end_read(reads[1]), Some((16..20).map(|n| block(0, n)).collect()));
+        assert_eq!(uploads.end_read(reads[1]), None);
+    }
+
+    #[test]
+    fn reads_wait_for_the_socket() {
+        let mut uploads = Uploads::default();
+        (0..64).for_each(|n| assert!(uploads.ask(block(0, n))));
+        let first = uploads.next_read(LEAST_UNSENT).unwrap();
+        assert_eq!(uploads.next_read(LEAST_UNSENT), None, "a read is under way");
+        uploads.end_read(first);
+        uploads.sent(first.length as usize);
+        assert_eq!(uploads.next_read(LEAST_UNSENT), None, "its bytes have not left");
+        uploads.written(1);
+        assert!(uploads.next_read(LEAST_UNSENT).is_some());
+    }
+
+    #[test]
+    fn cancelled_and_cleared_requests_are_not_answered() {
+        let mut uploads = Uploads::default();
+        (0..20).for_each(|n| assert!(uploads.ask(block(n / 10, n % 10))));
+        let read = uploads.next_read(u64::MAX).unwrap();
+        assert!(uploads.cancel(block(0, 3)) && uploads.cancel(block(1, 5)) && !uploads.cancel(block(1, 5)));
+        let mut dropped = 0;
+        uploads.clear(&[PieceIndex(1)], |_| dropped += 1);
+        assert_eq!((dropped, uploads.len()), (9, 9));
+        assert_eq!(uploads.end_read(read), Some(Vec::new()));
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let mut uploads = Uploads::default();
+        let taken = (0..3000).filter(|n| uploads.ask(block(*n, 0))).count();
+        assert_eq!(taken, MOST_REMOTE_REQUESTS);
+        uploads.next_read(u64::MAX);
+        assert!(!uploads.ask(block(0, 0)), "a request that is being read still counts");
+    }
+}
