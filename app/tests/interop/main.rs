@@ -11,4 +11,10 @@ mod payload;
 mod programs;
 mod world;
 
+mod formats;
+mod kills;
 mod sanity;
+mod show;
+mod swarm;
+mod trackers;
+mod transfers;

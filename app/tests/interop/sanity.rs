@@ -9,7 +9,7 @@ use crate::world;
 
 fn transfer(from: Program, to: Program, shape: Shape) {
     world::test(|world| -> Result<()> {
-        let address = Opentracker::address(world);
+        let address = world.host();
         let torrent = payload::make(world, shape, 1, 16 * 1024, &[&opentracker::http_url(address)])?;
         let tracker = Opentracker::start(world, address, &[&torrent.info_hash])?;
         let _seed = from.seed(world, &torrent)?;

@@ -19,12 +19,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long anything may take before the test gives up: an upper bound, never an expectation.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much of a log is printed when a test fails.
 const LOG_TAIL: usize = 6_000;
 
-const KEEPER: &str = "ip link set lo up && for n in $(seq 1 20); do ip addr add 10.77.0.$n/24 dev lo; done && echo ready && exec cat";
+const KEEPER: &str =
+    "ip link set lo up && for n in $(seq 1 20); do ip addr add 10.77.0.$n/24 dev lo; done && echo ready && exec cat";
 
 /// Runs `test` in a world of its own; prints the logs of all programs when it fails.
 pub fn test(test: impl FnOnce(&World) -> Result<()>) {

@@ -16,11 +16,6 @@ pub struct Opentracker {
 }
 
 impl Opentracker {
-    /// Makes room for a tracker: its URLs are known before the torrents that name it.
-    pub fn address(world: &World) -> SocketAddrV4 {
-        world.host()
-    }
-
     /// Starts it at `address`, serving these info-hashes (hexadecimal).
     pub fn start(world: &World, address: SocketAddrV4, info_hashes: &[&str]) -> Result<Opentracker> {
         let folder = world.folder("opentracker")?;
@@ -39,7 +34,8 @@ impl Opentracker {
 
     /// Waits until a complete peer of this torrent has announced itself.
     pub fn wait_for_seed(&self, info_hash: &str) -> Result<()> {
-        let escaped: String = info_hash.as_bytes().chunks(2).flat_map(|hex| ['%', hex[0].into(), hex[1].into()]).collect();
+        let escaped: String =
+            info_hash.as_bytes().chunks(2).flat_map(|hex| ['%', hex[0].into(), hex[1].into()]).collect();
         wait_until("the tracker knows a seed", || {
             let reply = http::get(self.address, &format!("/scrape?info_hash={escaped}"))?;
             let text = String::from_utf8_lossy(&reply.body).into_owned();

@@ -63,8 +63,7 @@ impl Rtorrent {
 impl Control for Rtorrent {
     fn state(&mut self) -> Result<State> {
         let answer = self.call("d.multicall2", &["", "main", "d.complete=", "d.hashing=", "d.is_active="])?;
-        let numbers: Vec<&str> =
-            answer.split("<i8>").skip(1).filter_map(|rest| rest.split('<').next()).collect();
+        let numbers: Vec<&str> = answer.split("<i8>").skip(1).filter_map(|rest| rest.split('<').next()).collect();
         let (complete, checking, active) = match numbers[..] {
             [complete, checking, active] => (complete == "1", checking != "0", active == "1"),
             _ => return None.with_context(|| format!("no torrent yet: {answer}")),

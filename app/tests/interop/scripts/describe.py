@@ -5,8 +5,12 @@ Prints what libtorrent reads in each .torrent file of FOLDER: a JSON object {fil
 import json
 import os
 import sys
+import warnings
 
 import libtorrent as lt
+
+# Its replacement in 2.1 says the same and is missing from the older versions.
+warnings.simplefilter("ignore", DeprecationWarning)
 
 
 def describe(path):
