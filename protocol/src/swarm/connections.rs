@@ -88,10 +88,13 @@ impl Swarm {
         }
     }
 
-    /// The other end has told its peer id. A connection that is refused, and those to be replaced, are closed by the
+    /// The other end has told its peer id; only the first time counts. A connection that is refused, and those to be replaced, are closed by the
     /// caller, who then calls [`Self::closed`] with [`CloseKind::Clean`].
     pub fn handshaken(&mut self, key: PeerKey, id: PeerId) -> Verdict {
         let Some(peer) = self.connections.get_mut(&key) else { return Verdict::Accept };
+        if peer.peer_id.is_some() {
+            return peer.refused.map_or(Verdict::Accept, Verdict::Refuse);
+        }
         peer.peer_id = Some(id);
         let (addr, candidate, inbound) = (peer.addr, peer.candidate, peer.inbound);
         if id == self.me {
