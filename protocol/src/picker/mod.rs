@@ -32,6 +32,7 @@ pub use self::priority::Priority;
 use self::{
     in_flight::{Block, InFlight},
     peers::{Held, Peer},
+    priority::LEVELS,
     rarity::Rarity,
 };
 
@@ -266,6 +267,9 @@ impl Picker {
             assert_eq!(self.rarity.is_open(piece), wanted && begun.is_none(), "piece {piece} is open");
             assert!(begun.is_none_or(|partial| !self.have.has(piece) && partial.asked + partial.received > 0));
             assert!(begun.is_none_or(|partial| partial.level == self.priority(piece).level()));
+            if let Some(owner) = begun.filter(|partial| partial.free > 0).and_then(|partial| partial.owner) {
+                assert_eq!(self.peers.get(&owner).and_then(|peer| peer.own), Some(piece), "{owner:?} owns {piece}");
+            }
             let holders = self.peers.values().filter(|peer| peer.held.has(piece)).count();
             assert_eq!(self.copies(piece) as usize, holders, "copies of piece {piece}");
         }
@@ -273,6 +277,9 @@ impl Picker {
             if let Held::Some(_) = peer.held {
                 assert_eq!(peer.useful, peer.held.count_in(&self.missing), "useful pieces of {key:?}");
             }
+            let is_dry = peer.dry_at == Some(self.openings);
+            let nothing = || (0..LEVELS).all(|level| self.rarity.first(level, &peer.held).is_none());
+            assert!(!is_dry || nothing(), "{key:?} counts as dry but is not");
             for &(piece, at) in &peer.asked {
                 let partial = self.in_flight.get(piece).expect("only begun pieces are asked for");
                 assert!(partial.asked_for(at).any(|asked| asked == *key), "request of {key:?}");

@@ -65,7 +65,7 @@ pub(super) struct Peer {
     pub(super) held: Held,
     /// How many pieces it holds that are wanted and missing; kept only for [`Held::Some`].
     pub(super) useful: u32,
-    /// Its rate when it last picked, in bytes per second; 0 when that was unknown.
+    /// Its rate when it last picked, in bytes per second, known or assumed.
     pub(super) rate: u64,
     /// The piece that it has for itself and that has blocks left to ask for.
     pub(super) own: Option<PieceIndex>,

@@ -17,11 +17,12 @@ impl Picker {
     /// bytes a second, if known. Nothing for a peer that is not interesting.
     pub fn pick(&mut self, peer: PeerKey, room: usize, rate: Option<u64>, out: &mut Vec<BlockRef>) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        state.rate = rate.unwrap_or(0);
+        let rate = rate.unwrap_or(self.config.assumed_rate);
+        state.rate = rate;
         if !self.is_interesting(peer) {
             return;
         }
-        let fast = self.is_fast(rate.unwrap_or(self.config.assumed_rate));
+        let fast = self.is_fast(rate);
         let full = out.len().saturating_add(room);
         while out.len() < full {
             let room = full - out.len();

@@ -216,6 +216,12 @@ impl Rarity {
         }
     }
 
+    /// Pieces that the buckets have memory for.
+    #[cfg(test)]
+    pub(super) fn bucket_capacity(&self) -> usize {
+        self.queues.iter().flat_map(|queue| &queue.buckets).map(Vec::capacity).sum()
+    }
+
     /// Panics if the buckets, positions and counts disagree. For tests; looks at everything.
     pub(super) fn check_invariants(&self) {
         let mut counted = vec![0; self.pieces_with.len()];

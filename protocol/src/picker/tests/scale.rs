@@ -59,3 +59,16 @@ fn a_peer_with_few_pieces_is_not_searched_for_among_all() {
     let steps = p.rarity.steps - before;
     assert!(steps < 10_000, "{steps} steps: nothing open for this peer must be known after one search");
 }
+
+#[test]
+fn empty_buckets_keep_no_memory() {
+    const PIECES: u32 = 10_000;
+    let mut p = picker(PIECES, 1);
+    let mut nearly_all = Bitfield::full(PIECES);
+    nearly_all.clear(PieceIndex(0));
+    for peer in 0..100 {
+        join(&mut p, PeerKey(peer), &Haves::Bitfield(nearly_all.clone()));
+    }
+    let capacity = p.rarity.bucket_capacity();
+    assert!(capacity < 4 * PIECES as usize + 100 * 64, "{capacity} for {PIECES} pieces that went through 100 buckets");
+}
