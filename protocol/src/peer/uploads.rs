@@ -17,7 +17,7 @@ pub const LARGEST_READ: u32 = 256 * 1024;
 /// So many bytes are being read or wait for the socket before more is read, for the fastest remotes.
 pub const UNSENT_TARGET: u64 = 1024 * 1024;
 /// The same for the slowest remotes.
-pub const LEAST_UNSENT: u64 = 256 * 1024;
+pub const LEAST_UNSENT: u64 = 64 * 1024;
 /// Headers are cut from pieces of memory of this size.
 const HEADERS: usize = 4096;
 
@@ -86,17 +86,18 @@ impl Uploads {
         self.queue.retain(stays);
     }
 
-    /// The next range to read, while less than `target` bytes are under way.
+    /// The next range to read, while less than `target` bytes are under way; no longer than `target` if requests are not.
     pub(super) fn next_read(&mut self, target: u64) -> Option<BlockRef> {
         if self.reading + self.unsent >= target {
             return None;
         }
+        let most = u64::from(LARGEST_READ).min(target);
         let first = self.queue.pop_front()?;
         let (mut range, mut blocks) = (first, vec![first]);
         while let Some(next) = self.queue.front()
             && next.piece == range.piece
             && u64::from(next.begin) == range.end()
-            && range.length + next.length <= LARGEST_READ
+            && u64::from(range.length + next.length) <= most
         {
             range.length += next.length;
             blocks.push(*next);

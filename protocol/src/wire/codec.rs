@@ -78,7 +78,7 @@ fn check_length(id: u8, length: usize, limits: &Limits) -> Result<(), WireError>
         id::PIECE => (9, 9 + limits.block),
         id::BITFIELD => (1, 1 + limits.bitfield),
         id::EXTENDED => (2, 1 + limits.extended),
-        _ => (1, 1 + limits.extended),
+        _ => (1, 1 + limits.block),
     };
     if length < least || (length > most && most <= 13) {
         return Err(WireError::WrongLength { id, length });

@@ -14,9 +14,9 @@ const LARGEST_BITFIELD: usize = 1024 * 1024;
 pub struct Limits {
     /// Of a bitfield.
     pub bitfield: usize,
-    /// Of the data in a piece message.
+    /// Of the data in a piece message, and of messages that are unknown and skipped.
     pub block: usize,
-    /// Of an extended message, its own id included, and of messages that are unknown and skipped.
+    /// Of an extended message, its own id included.
     pub extended: usize,
 }
 
