@@ -11,18 +11,18 @@ use crate::world::{Process, World, wait_for_listener, wait_until};
 
 /// Where Castanet listens: the first address of a world, which is also the source of what is sent from no address in
 /// particular. So trackers and peers see the address it listens at.
-pub const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 6881);
+pub(crate) const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 6881);
 
 /// The exit code after an interruption.
-pub const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: i32 = 130;
 
 /// A running `castanet get` or `castanet seed`.
-pub struct Castanet {
+pub(crate) struct Castanet {
     process: Process,
 }
 
 /// `castanet` with these arguments.
-pub fn command(arguments: &[&str]) -> Command {
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_castanet"));
     command.args(arguments);
     command
@@ -30,40 +30,40 @@ pub fn command(arguments: &[&str]) -> Command {
 
 impl Castanet {
     /// Starts `castanet get TORRENT -o FOLDER --json`, finding peers with trackers and `--peer` alone.
-    pub fn get(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
+    pub(crate) fn get(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
         let mut command = command(&["get", "--json", "--no-dht", "--no-lsd", "--no-pex", "--port-mapping", "off"]);
         command.args(["--listen", &LISTEN.to_string()]).args(more).arg("-o").arg(folder).arg(torrent);
         Ok(Castanet { process: world.start("castanet-get", &mut command)? })
     }
 
     /// Starts `castanet seed TORRENT FOLDER` in the same way.
-    pub fn seed(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
+    pub(crate) fn seed(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
         let mut command = command(&["seed", "--no-dht", "--no-lsd", "--no-pex", "--port-mapping", "off"]);
         command.args(["--listen", &LISTEN.to_string()]).args(more).arg(torrent).arg(folder);
         Ok(Castanet { process: world.start("castanet-seed", &mut command)? })
     }
 
     /// Waits until peers can connect.
-    pub fn wait_until_listening(&mut self) -> Result<()> {
+    pub(crate) fn wait_until_listening(&mut self) -> Result<()> {
         self.process.still_running()?;
         wait_for_listener(LISTEN)
     }
 
     /// The events so far; a line that is not finished yet is left out.
-    pub fn events(&self) -> Result<Vec<Value>> {
+    pub(crate) fn events(&self) -> Result<Vec<Value>> {
         let stdout = self.process.stdout()?;
         let whole = stdout.rfind('\n').map_or("", |end| &stdout[..end]);
         whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))).collect()
     }
 
     /// The indices of the pieces it said are complete, in that order.
-    pub fn pieces(&self) -> Result<Vec<u64>> {
+    pub(crate) fn pieces(&self) -> Result<Vec<u64>> {
         let events = self.events()?;
         Ok(named(&events, "piece").filter_map(|event| event["index"].as_u64()).collect())
     }
 
     /// Waits until it has said so many events of this name.
-    pub fn wait_for(&mut self, event: &str, count: usize) -> Result<()> {
+    pub(crate) fn wait_for(&mut self, event: &str, count: usize) -> Result<()> {
         wait_until(&format!("castanet says {event:?}"), || {
             let enough = named(&self.events()?, event).count() >= count;
             if !enough {
@@ -74,7 +74,7 @@ impl Castanet {
     }
 
     /// Waits until it ends by itself, complete; returns all it said.
-    pub fn complete(&mut self) -> Result<Vec<Value>> {
+    pub(crate) fn complete(&mut self) -> Result<Vec<Value>> {
         let status = self.process.wait()?;
         ensure!(status.success(), "castanet: {status}: {}", self.process.stderr()?.trim());
         let events = self.events()?;
@@ -83,25 +83,25 @@ impl Castanet {
     }
 
     /// Interrupts it: it must say good-bye and end with [`INTERRUPTED`].
-    pub fn interrupt(mut self) -> Result<()> {
+    pub(crate) fn interrupt(mut self) -> Result<()> {
         let status = self.process.terminate()?;
         ensure!(status.code() == Some(INTERRUPTED), "after SIGTERM: {status}, not {INTERRUPTED}");
         Ok(())
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.kill()
     }
 }
 
 /// The events of one name.
-pub fn named<'a>(events: &'a [Value], name: &'a str) -> impl Iterator<Item = &'a Value> {
+pub(crate) fn named<'a>(events: &'a [Value], name: &'a str) -> impl Iterator<Item = &'a Value> {
     events.iter().filter(move |event| event["event"] == name)
 }
 
 /// Runs `castanet` to its end, which must be exit code 1 with one clear sentence; returns that.
-pub fn refusal(arguments: &[&str]) -> Result<String> {
+pub(crate) fn refusal(arguments: &[&str]) -> Result<String> {
     let output = command(arguments).output()?;
     let said = String::from_utf8(output.stderr)?;
     if output.status.code() != Some(1) {

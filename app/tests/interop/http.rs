@@ -8,17 +8,17 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// What a server answered.
-pub struct Reply {
+pub(crate) struct Reply {
     /// The status code.
-    pub status: u16,
+    pub(crate) status: u16,
     headers: String,
     /// The body as it came.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
     /// The value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -26,7 +26,7 @@ impl Reply {
     }
 
     /// The body as JSON, if the request succeeded.
-    pub fn json(&self) -> Result<Value> {
+    pub(crate) fn json(&self) -> Result<Value> {
         let text = String::from_utf8_lossy(&self.body);
         ensure!(self.status == 200, "HTTP status {}: {text}", self.status);
         serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
@@ -34,12 +34,12 @@ impl Reply {
 }
 
 /// GET of `path` at `server`.
-pub fn get(server: SocketAddrV4, path: &str) -> Result<Reply> {
+pub(crate) fn get(server: SocketAddrV4, path: &str) -> Result<Reply> {
     exchange(server, &format!("GET {path} HTTP/1.1"), &[], &[])
 }
 
 /// POST of `body` to `path` at `server`, with these extra headers.
-pub fn post(server: SocketAddrV4, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply> {
+pub(crate) fn post(server: SocketAddrV4, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply> {
     exchange(server, &format!("POST {path} HTTP/1.1"), headers, body)
 }
 

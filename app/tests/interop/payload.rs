@@ -16,7 +16,7 @@ const MIB: usize = 1024 * KIB;
 
 /// The shapes a payload comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// One file, its size no multiple of any piece.
     OneFile,
     /// Nested folders, names in several scripts, empty files, and files smaller and larger than a piece.
@@ -24,28 +24,26 @@ pub enum Shape {
 }
 
 /// A payload on disk and its torrent.
-pub struct Torrent {
+pub(crate) struct Torrent {
     /// The `.torrent` file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The v1 info-hash in hexadecimal.
-    pub info_hash: String,
+    pub(crate) info_hash: String,
     /// The folder that holds the payload under its name: what a seed serves.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The payload's name in that folder.
-    pub name: String,
-    /// Bytes in a piece.
-    pub piece_length: usize,
+    pub(crate) name: String,
     /// Bytes in all.
-    pub length: usize,
+    pub(crate) length: usize,
 }
 
 /// Makes a payload of `shape` from `seed`, and a v1 torrent of it with these trackers (each a tier of its own).
-pub fn make(world: &World, shape: Shape, seed: u64, piece_length: usize, trackers: &[&str]) -> Result<Torrent> {
+pub(crate) fn make(world: &World, shape: Shape, seed: u64, piece_length: usize, trackers: &[&str]) -> Result<Torrent> {
     make_as(world, "v1", shape, seed, piece_length, trackers)
 }
 
 /// Like [`make`], in the `format` "v1", "v2" or "hybrid".
-pub fn make_as(
+pub(crate) fn make_as(
     world: &World,
     format: &str,
     shape: Shape,
@@ -91,14 +89,14 @@ pub fn make_as(
     ensure!(made.status.success(), "create.py: {}", String::from_utf8_lossy(&made.stderr));
     let info_hash = String::from_utf8(made.stdout)?.trim().to_owned();
     let length = files.iter().map(|(_, length)| length).sum();
-    Ok(Torrent { file, info_hash, folder, name: name.to_owned(), piece_length, length })
+    Ok(Torrent { file, info_hash, folder, name: name.to_owned(), length })
 }
 
 impl Torrent {
     /// Fails, naming the first difference, unless `folder` holds the same payload.
     ///
     /// With `but_empty`, empty files may be missing: not every program creates them.
-    pub fn same_in(&self, folder: &Path, but_empty: bool) -> Result<()> {
+    pub(crate) fn same_in(&self, folder: &Path, but_empty: bool) -> Result<()> {
         let expected = tree(&self.folder.join(&self.name))?;
         let found = tree(&folder.join(&self.name))?;
         let empty: [u8; 32] = Sha256::digest([]).into();
@@ -135,7 +133,7 @@ fn tree(root: &Path) -> Result<BTreeMap<PathBuf, [u8; 32]>> {
 }
 
 /// Runs a command to its end and fails with its stderr unless it succeeded.
-pub fn run(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.output().with_context(|| format!("{:?}", command.get_program()))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(output.stdout)

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long anything may take before the test gives up: an upper bound, never an expectation.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much of a log is printed when a test fails.
 const LOG_TAIL: usize = 6_000;
@@ -28,7 +28,7 @@ const KEEPER: &str =
     "ip link set lo up && for n in $(seq 1 20); do ip addr add 10.77.0.$n/24 dev lo; done && echo ready && exec cat";
 
 /// Runs `test` in a world of its own; prints the logs of all programs when it fails.
-pub fn test(test: impl FnOnce(&World) -> Result<()>) {
+pub(crate) fn test(test: impl FnOnce(&World) -> Result<()>) {
     let mut world = World::new().expect("a network namespace");
     let outcome = test(&world);
     world.failed = outcome.is_err();
@@ -39,7 +39,7 @@ pub fn test(test: impl FnOnce(&World) -> Result<()>) {
 }
 
 /// A network namespace and a home folder, both gone when it is dropped.
-pub struct World {
+pub(crate) struct World {
     home: tempfile::TempDir,
     keeper: Child,
     /// The namespace the thread came from.
@@ -78,14 +78,14 @@ impl World {
     }
 
     /// A new folder of this name.
-    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.home.path().join(name);
         fs::create_dir_all(&path)?;
         Ok(path)
     }
 
     /// An address and a port for one more peer, used by nobody else in this world.
-    pub fn host(&self) -> SocketAddrV4 {
+    pub(crate) fn host(&self) -> SocketAddrV4 {
         let host = self.hosts.get() + 1;
         assert!(host <= 20, "the keeper gave the namespace twenty addresses");
         self.hosts.set(host);
@@ -98,7 +98,7 @@ impl World {
     }
 
     /// Starts a program in this world: its own home and temporary folder, no input, its output in a log.
-    pub fn start(&self, name: &str, command: &mut Command) -> Result<Process> {
+    pub(crate) fn start(&self, name: &str, command: &mut Command) -> Result<Process> {
         let label = format!("{name}-{}", self.count());
         let home = self.folder(&format!("home-{label}"))?;
         let path = |kind: &str| self.home.path().join(format!("{label}.{kind}"));
@@ -126,7 +126,7 @@ impl World {
             .stderr(File::create(&err)?)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        Ok(Process { name: name.to_owned(), child, out, err, home })
+        Ok(Process { name: name.to_owned(), child, out, err })
     }
 }
 
@@ -156,46 +156,40 @@ fn tail(text: &str) -> &str {
 }
 
 /// A running program; killed when it is dropped.
-pub struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     out: PathBuf,
     err: PathBuf,
-    home: PathBuf,
 }
 
 impl Process {
-    /// The program's own home folder.
-    pub fn home(&self) -> &Path {
-        &self.home
-    }
-
     /// What it wrote to stdout so far.
-    pub fn stdout(&self) -> Result<String> {
+    pub(crate) fn stdout(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(&self.out)?).into_owned())
     }
 
     /// What it wrote to stderr so far.
-    pub fn stderr(&self) -> Result<String> {
+    pub(crate) fn stderr(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(&self.err)?).into_owned())
     }
 
     /// Kills it as `kill -9` does, and waits until it is gone.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Asks it to end (SIGTERM) and waits until it has.
-    pub fn terminate(&mut self) -> Result<ExitStatus> {
+    pub(crate) fn terminate(&mut self) -> Result<ExitStatus> {
         let id = Pid::from_child(&self.child);
         kill_process(id, Signal::TERM)?;
         self.wait()
     }
 
     /// Waits until it ends by itself.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
         let what = format!("{} ends", self.name);
         let mut status = None;
         wait_until(&what, || {
@@ -206,7 +200,7 @@ impl Process {
     }
 
     /// Fails if the program has ended.
-    pub fn still_running(&mut self) -> Result<()> {
+    pub(crate) fn still_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} ended: {status}", self.name);
         }
@@ -221,7 +215,7 @@ impl Drop for Process {
 }
 
 /// Waits until `done` says so, and fails after [`PATIENCE`].
-pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !done()? {
         if start.elapsed() > PATIENCE {
@@ -233,7 +227,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
 }
 
 /// Waits until a program of this world listens at `address` (TCP), without connecting to it.
-pub fn wait_for_listener(address: SocketAddrV4) -> Result<()> {
+pub(crate) fn wait_for_listener(address: SocketAddrV4) -> Result<()> {
     wait_until(&format!("something listens at {address}"), || {
         let port = format!(":{:04X}", address.port());
         let listens = |table: String| {

@@ -13,14 +13,14 @@ use crate::payload::Torrent;
 use crate::world::{Process, World};
 
 /// A running aria2c with one torrent.
-pub struct Aria2 {
+pub(crate) struct Aria2 {
     process: Process,
     control: SocketAddrV4,
 }
 
 impl Aria2 {
     /// Starts aria2c, which goes on as a seed once it is complete.
-    pub fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Aria2> {
+    pub(crate) fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Aria2> {
         // aria2 offers its remote control on 127.0.0.1 only.
         let control = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000 + address.port() % 1000);
         let mut command = Command::new("aria2c");

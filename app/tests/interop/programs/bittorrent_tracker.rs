@@ -9,13 +9,13 @@ use super::{peers_folder, script_path};
 use crate::world::{Process, World, wait_until};
 
 /// A running tracker; HTTP and UDP on one port.
-pub struct BittorrentTracker {
+pub(crate) struct BittorrentTracker {
     process: Process,
 }
 
 impl BittorrentTracker {
     /// Starts it at `address`.
-    pub fn start(world: &World, address: SocketAddrV4) -> Result<BittorrentTracker> {
+    pub(crate) fn start(world: &World, address: SocketAddrV4) -> Result<BittorrentTracker> {
         let mut command = Command::new("node");
         command.arg(script_path("tracker.mjs")).arg(peers_folder());
         command.args([address.ip().to_string(), address.port().to_string()]);
@@ -28,7 +28,7 @@ impl BittorrentTracker {
     }
 
     /// Waits until so many announces with this event ("start", "update", "complete", "stop") have arrived.
-    pub fn wait_for_event(&self, event: &str, count: usize) -> Result<()> {
+    pub(crate) fn wait_for_event(&self, event: &str, count: usize) -> Result<()> {
         wait_until(&format!("the tracker heard {count} times {event:?}"), || {
             let heard = self.process.stdout()?;
             Ok(heard.lines().filter(|line| line.split(' ').next() == Some(event)).count() >= count)

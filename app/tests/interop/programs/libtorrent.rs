@@ -13,12 +13,12 @@ use crate::payload::Torrent;
 use crate::world::{Process, World};
 
 /// A libtorrent session with one torrent.
-pub struct Libtorrent {
+pub(crate) struct Libtorrent {
     process: Process,
 }
 
 /// A Python script of the tests, run where libtorrent can be imported.
-pub fn script(name: &str) -> Command {
+pub(crate) fn script(name: &str) -> Command {
     let mut command = Command::new(peers_folder().join("venv/bin/python"));
     command.arg(script_path(name));
     command
@@ -26,7 +26,7 @@ pub fn script(name: &str) -> Command {
 
 impl Libtorrent {
     /// Starts a session that uploads at most `limit` bytes a second (0: no limit).
-    pub fn start(
+    pub(crate) fn start(
         world: &World,
         torrent: &Torrent,
         folder: &Path,
@@ -45,12 +45,12 @@ impl Libtorrent {
     }
 
     /// How many blocks it has sent, each as often as it was sent.
-    pub fn blocks_sent(&self) -> Result<usize> {
+    pub(crate) fn blocks_sent(&self) -> Result<usize> {
         Ok(self.said()?.iter().filter(|object| object.get("block").is_some()).count())
     }
 
     /// The pieces of which it sent a block, leaving out the first `skip` blocks.
-    pub fn pieces_sent_after(&self, skip: usize) -> Result<BTreeSet<u64>> {
+    pub(crate) fn pieces_sent_after(&self, skip: usize) -> Result<BTreeSet<u64>> {
         let said = self.said()?;
         let blocks = said.iter().filter_map(|object| object["block"][0].as_u64());
         Ok(blocks.skip(skip).collect())

@@ -11,17 +11,17 @@ use anyhow::{Result, bail};
 use crate::payload::Torrent;
 use crate::world::{Process, World, wait_for_listener, wait_until};
 
-pub mod aria2;
-pub mod bittorrent_tracker;
-pub mod libtorrent;
-pub mod opentracker;
-pub mod qbittorrent;
-pub mod rtorrent;
-pub mod transmission;
+pub(crate) mod aria2;
+pub(crate) mod bittorrent_tracker;
+pub(crate) mod libtorrent;
+pub(crate) mod opentracker;
+pub(crate) mod qbittorrent;
+pub(crate) mod rtorrent;
+pub(crate) mod transmission;
 
 /// A BitTorrent program that the tests can drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
+pub(crate) enum Program {
     /// PyPI's libtorrent, driven by a script.
     Libtorrent,
     /// transmission-daemon.
@@ -36,7 +36,7 @@ pub enum Program {
 
 /// What a program says of its torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub(crate) enum State {
     /// Not loaded, or still checking what is on disk.
     Starting,
     /// Checked and incomplete.
@@ -46,7 +46,7 @@ pub enum State {
 }
 
 /// A running program with one torrent.
-pub trait Control {
+pub(crate) trait Control {
     /// What it says of its torrent; an error as long as it does not answer.
     fn state(&mut self) -> Result<State>;
     /// Its process.
@@ -54,21 +54,21 @@ pub trait Control {
 }
 
 /// A running program with one torrent, and where peers reach it.
-pub struct Peer {
+pub(crate) struct Peer {
     /// Which program it is.
-    pub program: Program,
+    pub(crate) program: Program,
     /// Where it listens for peers.
-    pub address: SocketAddrV4,
+    pub(crate) address: SocketAddrV4,
     control: Box<dyn Control>,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Program; 5] =
+    pub(crate) const ALL: [Program; 5] =
         [Program::Libtorrent, Program::Transmission, Program::Aria2, Program::Qbittorrent, Program::Rtorrent];
 
     /// Starts it on `torrent` in `folder`, at an address of its own.
-    pub fn start(self, world: &World, torrent: &Torrent, folder: &Path) -> Result<Peer> {
+    pub(crate) fn start(self, world: &World, torrent: &Torrent, folder: &Path) -> Result<Peer> {
         let address = world.host();
         let control: Box<dyn Control> = match self {
             Program::Libtorrent => Box::new(libtorrent::Libtorrent::start(world, torrent, folder, address, 0)?),
@@ -81,7 +81,7 @@ impl Program {
     }
 
     /// Starts it on a complete payload and waits until it serves it.
-    pub fn seed(self, world: &World, torrent: &Torrent) -> Result<Peer> {
+    pub(crate) fn seed(self, world: &World, torrent: &Torrent) -> Result<Peer> {
         let mut peer = self.start(world, torrent, &torrent.folder)?;
         peer.wait_for(State::Complete)?;
         wait_for_listener(peer.address)?;
@@ -89,7 +89,7 @@ impl Program {
     }
 
     /// Starts it on an empty folder and waits until peers can connect to it.
-    pub fn leech(self, world: &World, torrent: &Torrent, folder: &Path) -> Result<Peer> {
+    pub(crate) fn leech(self, world: &World, torrent: &Torrent, folder: &Path) -> Result<Peer> {
         let mut peer = self.start(world, torrent, folder)?;
         peer.wait_for(State::Downloading)?;
         wait_for_listener(peer.address)?;
@@ -97,14 +97,14 @@ impl Program {
     }
 
     /// Whether it creates no files without a byte when it downloads (Transmission before 4.0).
-    pub fn skips_empty_files(self) -> bool {
+    pub(crate) fn skips_empty_files(self) -> bool {
         self == Program::Transmission
     }
 }
 
 impl Peer {
     /// Waits until the program says that it is at least this far.
-    pub fn wait_for(&mut self, state: State) -> Result<()> {
+    pub(crate) fn wait_for(&mut self, state: State) -> Result<()> {
         let mut last = None;
         let what = format!("{:?} is {state:?}", self.program);
         let waited = wait_until(&what, || {
@@ -123,12 +123,12 @@ impl Peer {
 }
 
 /// The folder of the peer programs that are no system packages: `tools/peers.sh` fills it.
-pub fn peers_folder() -> PathBuf {
+pub(crate) fn peers_folder() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers");
     std::env::var_os("CASTANET_PEERS").map_or_else(usual, PathBuf::from)
 }
 
 /// A script of the tests.
-pub fn script_path(name: &str) -> PathBuf {
+pub(crate) fn script_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/scripts").join(name)
 }

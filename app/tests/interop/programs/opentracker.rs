@@ -10,14 +10,14 @@ use crate::http;
 use crate::world::{Process, World, wait_for_listener, wait_until};
 
 /// A running tracker; HTTP and UDP on one port.
-pub struct Opentracker {
+pub(crate) struct Opentracker {
     _process: Process,
     address: SocketAddrV4,
 }
 
 impl Opentracker {
     /// Starts it at `address`, serving these info-hashes (hexadecimal).
-    pub fn start(world: &World, address: SocketAddrV4, info_hashes: &[&str]) -> Result<Opentracker> {
+    pub(crate) fn start(world: &World, address: SocketAddrV4, info_hashes: &[&str]) -> Result<Opentracker> {
         let folder = world.folder("opentracker")?;
         let list = folder.join("whitelist");
         fs::write(&list, info_hashes.join("\n") + "\n")?;
@@ -33,7 +33,7 @@ impl Opentracker {
     }
 
     /// Waits until a complete peer of this torrent has announced itself.
-    pub fn wait_for_seed(&self, info_hash: &str) -> Result<()> {
+    pub(crate) fn wait_for_seed(&self, info_hash: &str) -> Result<()> {
         let escaped: String =
             info_hash.as_bytes().chunks(2).flat_map(|hex| ['%', hex[0].into(), hex[1].into()]).collect();
         wait_until("the tracker knows a seed", || {
@@ -45,11 +45,11 @@ impl Opentracker {
 }
 
 /// The HTTP announce URL of a tracker at `address`.
-pub fn http_url(address: SocketAddrV4) -> String {
+pub(crate) fn http_url(address: SocketAddrV4) -> String {
     format!("http://{address}/announce")
 }
 
 /// The UDP announce URL of a tracker at `address`.
-pub fn udp_url(address: SocketAddrV4) -> String {
+pub(crate) fn udp_url(address: SocketAddrV4) -> String {
     format!("udp://{address}/announce")
 }

@@ -14,14 +14,14 @@ use crate::payload::Torrent;
 use crate::world::{Process, World, wait_until};
 
 /// A running qbittorrent-nox with one torrent.
-pub struct Qbittorrent {
+pub(crate) struct Qbittorrent {
     process: Process,
     control: SocketAddrV4,
 }
 
 impl Qbittorrent {
     /// Starts qbittorrent-nox and gives it the torrent.
-    pub fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Qbittorrent> {
+    pub(crate) fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Qbittorrent> {
         let profile = world.folder(&format!("qbittorrent-{}", address.port()))?;
         let control = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8000 + address.port() % 1000);
         let config = profile.join("qBittorrent/config");

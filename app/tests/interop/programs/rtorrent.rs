@@ -13,14 +13,14 @@ use crate::payload::Torrent;
 use crate::world::{Process, World};
 
 /// A running rtorrent with one torrent.
-pub struct Rtorrent {
+pub(crate) struct Rtorrent {
     process: Process,
     control: SocketAddrV4,
 }
 
 impl Rtorrent {
     /// Starts rtorrent on the torrent.
-    pub fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Rtorrent> {
+    pub(crate) fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Rtorrent> {
         let control = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5000 + address.port() % 1000);
         let session = world.folder(&format!("rtorrent-{}", address.port()))?;
         let options = [

@@ -16,7 +16,7 @@ use crate::world::{Process, World, wait_until};
 const CONTROL_PORT: u16 = 9091;
 
 /// A daemon with one torrent.
-pub struct Transmission {
+pub(crate) struct Transmission {
     process: Process,
     control: SocketAddrV4,
     session: String,
@@ -24,7 +24,12 @@ pub struct Transmission {
 
 impl Transmission {
     /// Starts a daemon and gives it the torrent.
-    pub fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Transmission> {
+    pub(crate) fn start(
+        world: &World,
+        torrent: &Torrent,
+        folder: &Path,
+        address: SocketAddrV4,
+    ) -> Result<Transmission> {
         let settings = world.folder(&format!("transmission-{}", address.port()))?;
         let control = SocketAddrV4::new(*address.ip(), CONTROL_PORT);
         let wanted = json!({
