@@ -232,8 +232,7 @@ impl Swarm {
     /// Tells the address by which others see us. Candidates of its family are ranked anew by BEP 40: O(n log n).
     pub fn set_external(&mut self, ip: IpAddr) {
         let ours = canonical(SocketAddr::new(ip, self.ports.first().copied().unwrap_or(0)));
-        let known = &mut self.external[usize::from(ours.is_ipv6())];
-        if known.replace(ours) == Some(ours) || ours.ip().is_unspecified() {
+        if ip.is_unspecified() || self.external[usize::from(ours.is_ipv6())].replace(ours) == Some(ours) {
             return;
         }
         for port in self.ports.clone() {

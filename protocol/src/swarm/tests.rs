@@ -120,6 +120,7 @@ fn fewest_failures_come_first_then_canonical_priority() {
     let mut expected: Vec<_> = (0..20).map(nth).collect();
     expected.sort_by_key(|addr| std::cmp::Reverse(priority::priority(ours, *addr)));
     assert_eq!(order, expected);
+    assert_eq!(swarm.found(&plugin("dht"), from("dht", [ours]), at(0)), 0, "that is ourselves");
     order.iter().for_each(|addr| swarm.dial_failed(*addr, at(0)));
     swarm.found(&plugin("dht"), from("dht", [nth(99)]), at(0));
     assert_eq!(dials(&mut swarm, at(60))[0], nth(99));
@@ -142,6 +143,16 @@ fn a_flood_from_one_plugin_delays_the_others_by_a_turn() {
     let first = dials(&mut swarm, at(0));
     assert_eq!(first.len(), 50);
     assert!(honest.iter().all(|addr| first[..41].contains(addr)));
+    swarm.check_invariants();
+}
+
+#[test]
+fn what_two_plugins_found_is_dialled_in_the_turn_of_the_smaller() {
+    let mut swarm = swarm();
+    swarm.found(&plugin("junk"), from("junk", (0..2000).map(nth)), at(0));
+    swarm.found(&plugin("dht"), from("dht", (0..10).map(nth)), at(0));
+    let first = dials(&mut swarm, at(0));
+    assert!((0..10).all(|n| first[..21].contains(&nth(n))));
     swarm.check_invariants();
 }
 
