@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use crate::{
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
-    messages::discovery::{CloseDiscovery, Leave, PeersFared, PeersFound, PluginNoted, TorrentCompleted, Unwatch, Watch},
+    messages::discovery::{
+        CloseDiscovery, Leave, PeersFared, PeersFound, PluginNoted, TorrentCompleted, Unwatch, Watch,
+    },
 };
 
 /// Events that may wait for a plugin that does not read them; beyond it the newest are lost.

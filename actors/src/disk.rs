@@ -132,8 +132,7 @@ impl DiskPool {
     /// A pool of `threads` threads; with none, jobs run on the thread that submits them.
     pub fn new(threads: usize, hasher: Arc<dyn Hasher>) -> std::io::Result<Self> {
         let reads = ReadBuffers::new(READ_UNIT, 4 + 2 * threads);
-        let shared =
-            Arc::new(Shared { queue: Mutex::default(), ready: Condvar::new(), hasher, reads, threads });
+        let shared = Arc::new(Shared { queue: Mutex::default(), ready: Condvar::new(), hasher, reads, threads });
         let workers = (0..threads)
             .map(|n| {
                 let shared = shared.clone();

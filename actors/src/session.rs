@@ -245,7 +245,8 @@ impl Handler<Shutdown> for Session {
     fn handle(&mut self, Shutdown { within }: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.closing = true;
         let torrents = std::mem::take(&mut self.torrents);
-        let stopping = async move { join_all(torrents.values().map(|running| running.addr.send(Stop { within }))).await };
+        let stopping =
+            async move { join_all(torrents.values().map(|running| running.addr.send(Stop { within }))).await };
         Box::pin(stopping.into_actor(self).map(|_, session, ctx| {
             for (addr, _) in session.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
                 tell(&addr.clone().recipient(), CloseDiscovery);
@@ -279,7 +280,10 @@ impl Handler<ChildStopped> for Session {
 }
 
 /// Opens listeners at every address, over every transport that can.
-pub async fn listen(transports: &[Arc<dyn Transport>], on: &[SocketAddr]) -> Result<Vec<(Listener, Arc<dyn Transport>)>, String> {
+pub async fn listen(
+    transports: &[Arc<dyn Transport>],
+    on: &[SocketAddr],
+) -> Result<Vec<(Listener, Arc<dyn Transport>)>, String> {
     let mut open = Vec::new();
     for transport in transports {
         for &addr in on {

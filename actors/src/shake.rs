@@ -30,7 +30,9 @@ pub(crate) async fn outbound(
         }
         Ok((theirs, early))
     };
-    tokio::time::timeout(PATIENCE, shaking).await.unwrap_or_else(|_| Err("the peer did not finish the handshake".into()))
+    tokio::time::timeout(PATIENCE, shaking)
+        .await
+        .unwrap_or_else(|_| Err("the peer did not finish the handshake".into()))
 }
 
 /// Shakes hands on a connection that came in; `ours` tells our peer id if we serve that torrent.
@@ -51,7 +53,9 @@ pub(crate) async fn inbound(
         connection.io.write_all(&answer.to_bytes()).await.map_err(broke)?;
         read(connection, buffer).await
     };
-    tokio::time::timeout(PATIENCE, shaking).await.unwrap_or_else(|_| Err("the peer did not finish the handshake".into()))
+    tokio::time::timeout(PATIENCE, shaking)
+        .await
+        .unwrap_or_else(|_| Err("the peer did not finish the handshake".into()))
 }
 
 async fn read(connection: &mut Connection, mut buffer: BytesMut) -> Result<(Handshake, BytesMut), String> {

@@ -89,14 +89,6 @@ pub struct Shutdown {
     pub within: Duration,
 }
 
-/// A connection came in and has said which torrent it wants.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub(crate) struct Greeted {
-    pub(crate) info_hash: [u8; 20],
-    pub(crate) arrived: super::torrent::PeerArrived,
-}
-
 /// Change the rate limits of the whole session, in bytes per second; `None` is unlimited.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]

@@ -53,8 +53,7 @@ impl Torrent {
                 for transport in transports.iter() {
                     let options = DialOptions { swarm: Some(info_hash), ..DialOptions::default() };
                     let attempt = async {
-                        let mut connection =
-                            transport.dial(addr, options).await.map_err(|error| error.to_string())?;
+                        let mut connection = transport.dial(addr, options).await.map_err(|error| error.to_string())?;
                         let (handshake, early) = shake::outbound(&mut connection, info_hash, me).await?;
                         Ok::<_, String>(PeerArrived { connection, handshake, early, inbound: false })
                     };

@@ -112,10 +112,10 @@ impl Handler<Stop> for Torrent {
     fn handle(&mut self, Stop { within }: Stop, _: &mut Self::Context) -> Self::Result {
         self.phase = Phase::Paused;
         Box::pin(self.wind_up(within, &ExitReason::Asked).map(|(), torrent: &mut Self, ctx| {
-            for pieces in torrent.pieces.take() {
+            if let Some(pieces) = torrent.pieces.take() {
                 tell(&pieces.recipient(), ClosePieces);
             }
-            for storage in torrent.storage.take() {
+            if let Some(storage) = torrent.storage.take() {
                 tell(&storage.recipient(), CloseStorage);
             }
             torrent.publish();

@@ -17,12 +17,12 @@ use tokio::sync::oneshot;
 use super::{Opened, Torrent};
 use crate::{
     disk::Job,
+    mail::tell,
     messages::{
         discovery::Watch,
         storage::{CheckPieces, ReportTo},
         torrent::{Happening, Phase, PiecesChecked},
     },
-    mail::tell,
     pieces::{Pieces, PiecesLinks},
     storage::{Storage, StorageLinks},
 };
@@ -89,11 +89,8 @@ impl Torrent {
             self.totals.uploaded_before = record.uploaded;
         }
         let me = ctx.address();
-        let links = StorageLinks {
-            checked: me.clone().recipient(),
-            failed: me.clone().recipient(),
-            parent: me.recipient(),
-        };
+        let links =
+            StorageLinks { checked: me.clone().recipient(), failed: me.clone().recipient(), parent: me.recipient() };
         let (disk, budget) = (self.shared.disk.clone(), self.shared.budget.clone());
         let storage = Storage::new(self.geometry, opened.storage.clone(), disk, budget, links).start();
         self.opened = Some(opened);

@@ -1,0 +1,210 @@
+//! How an engine is put together.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use castanet_actors::{session::Registered, shared::Config};
+use castanet_core::{
+    PluginName,
+    seams::{
+        datagrams::DatagramFactory,
+        discovery::{Build, Settings},
+        hasher::{Hasher, SoftwareHasher},
+        means::Resolve,
+        resume::ResumeStore,
+        storage::StorageFactory,
+        transport::Transport,
+    },
+};
+use castanet_storage::files::FilesFactory;
+use castanet_transports::{resolver::SystemResolver, udp::Udp};
+
+use crate::engine::{Engine, Error};
+
+/// The port BitTorrent clients have always begun with.
+const FIRST_PORT: u16 = 6881;
+/// How many ports are tried before the system may choose one.
+const PORTS: u16 = 9;
+/// Files that may be open at once, over all torrents: far below the usual limit of 1024.
+const MOST_OPEN_FILES: usize = 256;
+
+/// Where an engine listens for peers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Listen {
+    /// On all interfaces, IPv4 and IPv6, port 6881 or the next free one.
+    #[default]
+    Everywhere,
+    /// At these addresses; port 0 lets the system choose.
+    At(Vec<SocketAddr>),
+    /// Nowhere: only dial.
+    Nowhere,
+}
+
+impl Listen {
+    /// Sets of addresses to try in turn until one set can be had.
+    pub(crate) fn attempts(&self) -> Vec<Vec<SocketAddr>> {
+        let both = |port| {
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+            [vec![v4, v6], vec![v4]]
+        };
+        match self {
+            Self::Everywhere => (FIRST_PORT..FIRST_PORT + PORTS).chain([0]).flat_map(both).collect(),
+            Self::At(addrs) => vec![addrs.clone()],
+            Self::Nowhere => vec![Vec::new()],
+        }
+    }
+}
+
+/// Settings of an engine; every one has a sensible default.
+#[derive(Debug)]
+pub struct EngineBuilder {
+    pub(crate) config: Config,
+    pub(crate) listen: Listen,
+    pub(crate) state_folder: Option<PathBuf>,
+    pub(crate) disk_threads: usize,
+    pub(crate) torrent_threads: usize,
+    pub(crate) seed: Option<u64>,
+    pub(crate) plugins: Vec<Registered>,
+    pub(crate) transports: Option<Vec<Arc<dyn Transport>>>,
+    pub(crate) datagrams: Arc<dyn DatagramFactory>,
+    pub(crate) resolver: Arc<dyn Resolve>,
+    pub(crate) storage: Arc<dyn StorageFactory>,
+    pub(crate) resume: Option<Arc<dyn ResumeStore>>,
+    pub(crate) hasher: Arc<dyn Hasher>,
+    pub(crate) in_place: bool,
+}
+
+impl Default for EngineBuilder {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let registered = |&(name, build): &(&str, Build)| Registered {
+            name: PluginName::from(name),
+            build,
+            settings: Settings::default(),
+        };
+        Self {
+            config: Config::default(),
+            listen: Listen::default(),
+            state_folder: None,
+            disk_threads: cores,
+            torrent_threads: 1,
+            seed: None,
+            plugins: castanet_plugins::BUILTIN.iter().map(registered).collect(),
+            transports: None,
+            datagrams: Arc::new(Udp),
+            resolver: Arc::new(SystemResolver::new()),
+            storage: Arc::new(FilesFactory::new(MOST_OPEN_FILES)),
+            resume: None,
+            hasher: Arc::new(SoftwareHasher),
+            in_place: false,
+        }
+    }
+}
+
+impl EngineBuilder {
+    /// Where to listen for peers.
+    pub fn listen(mut self, listen: Listen) -> Self {
+        self.listen = listen;
+        self
+    }
+    /// Where resume data are kept. Without it nothing is remembered between two runs.
+    pub fn state_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state_folder = Some(folder.into());
+        self
+    }
+    /// Download limit of all torrents together, bytes per second.
+    pub fn max_down(mut self, rate: Option<u64>) -> Self {
+        self.config.down = rate;
+        self
+    }
+    /// Upload limit of all torrents together, bytes per second.
+    pub fn max_up(mut self, rate: Option<u64>) -> Self {
+        self.config.up = rate;
+        self
+    }
+    /// Open connections of one torrent.
+    pub fn most_connections(mut self, most: usize) -> Self {
+        self.config.most_connections = most;
+        self
+    }
+    /// Bytes that may wait between sockets and disk.
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.config.memory = bytes;
+        self
+    }
+    /// Adds a discovery plugin, or replaces the one of that name.
+    pub fn discovery(mut self, name: &str, build: Build) -> Self {
+        let name = PluginName::from(name);
+        self.plugins.retain(|plugin| plugin.name != name);
+        self.plugins.push(Registered { name, build, settings: Settings::default() });
+        self
+    }
+    /// Keeps only the discovery plugins for which `keep` is true.
+    pub fn retain_plugins(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.plugins.retain(|plugin| keep(&plugin.name.0));
+        self
+    }
+    /// Ways to peers, in order of preference, instead of TCP; the first is also used to reach trackers.
+    pub fn transports(mut self, transports: Vec<Arc<dyn Transport>>) -> Self {
+        self.transports = Some(transports);
+        self
+    }
+    /// Datagrams instead of the system's UDP.
+    pub fn datagrams(mut self, datagrams: Arc<dyn DatagramFactory>) -> Self {
+        self.datagrams = datagrams;
+        self
+    }
+    /// Names instead of the system's resolver.
+    pub fn resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+    /// Storage instead of files.
+    pub fn storage(mut self, storage: Arc<dyn StorageFactory>) -> Self {
+        self.storage = storage;
+        self
+    }
+    /// Resume data elsewhere than in a folder.
+    pub fn resume(mut self, resume: Arc<dyn ResumeStore>) -> Self {
+        self.resume = Some(resume);
+        self
+    }
+    /// Hashing by another implementation.
+    pub fn hasher(mut self, hasher: Arc<dyn Hasher>) -> Self {
+        self.hasher = hasher;
+        self
+    }
+    /// Threads for disk and hashing; 0 does that work on the engine's own thread. Default: one per core.
+    pub fn disk_threads(mut self, threads: usize) -> Self {
+        self.disk_threads = threads;
+        self
+    }
+    /// Threads over which torrents are spread. Default: 1, which no single link outruns.
+    pub fn torrent_threads(mut self, threads: usize) -> Self {
+        self.torrent_threads = threads;
+        self
+    }
+    /// Makes all of the engine's random choices those of this seed.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+    /// Runs on the calling thread, within its `LocalSet` or actor system, with no thread of its own: for simulations under
+    /// paused time.
+    pub fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self.disk_threads = 0;
+        self
+    }
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// If it cannot listen where it was told to, or the state folder cannot be used.
+    pub async fn start(self) -> Result<Engine, Error> {
+        Engine::start(self).await
+    }
+}

@@ -1,0 +1,175 @@
+//! The engine: a session of actors in a thread of its own.
+
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+
+use actix::{Actor as _, Addr};
+use castanet_actors::{
+    disk::DiskPool,
+    messages::session::{
+        AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SetLimits, Shutdown,
+    },
+    placement::Placement,
+    session::{Session, listen},
+    shared::{Parts, Shared},
+};
+use castanet_core::{
+    TorrentId,
+    seams::{means::Means, resume::ResumeStore, transport::Transport},
+};
+use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
+use tokio::sync::oneshot;
+
+pub use castanet_actors::messages::session::SessionSnapshot as SessionState;
+
+use crate::{
+    builder::EngineBuilder,
+    clock,
+    torrent::{Torrent, TorrentHandle},
+};
+
+/// Why an engine could not do it. The text is for users.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It could not start.
+    #[error("{0}")]
+    Start(String),
+    /// A torrent cannot be added.
+    #[error("{0}")]
+    Add(#[from] AddError),
+    /// It has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// A running engine. Without [`Engine::shutdown`] dropping it ends everything at once, unsaved.
+#[derive(Debug)]
+pub struct Engine {
+    session: Addr<Session>,
+    listening: Vec<SocketAddr>,
+    thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Engine {
+    /// Describes a new engine.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    pub(crate) async fn start(builder: EngineBuilder) -> Result<Self, Error> {
+        if builder.in_place {
+            let (session, listening) = open(builder).await?;
+            return Ok(Self { session, listening, thread: None });
+        }
+        let (started, start) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = move || {
+            actix_rt::System::new().block_on(async move {
+                let opened = open(builder).await;
+                let is_up = opened.is_ok();
+                if started.send(opened).is_ok() && is_up {
+                    let _ = stopped.await;
+                }
+            });
+        };
+        let thread = std::thread::Builder::new()
+            .name("castanet".into())
+            .spawn(run)
+            .map_err(|error| Error::Start(format!("cannot start a thread: {error}")))?;
+        let (session, listening) = start.await.map_err(|_| Error::Stopped)??;
+        Ok(Self { session, listening, thread: Some((stop, thread)) })
+    }
+
+    /// Adds a torrent and starts it.
+    ///
+    /// # Errors
+    /// If it is there already or cannot be handled.
+    pub async fn add(&self, torrent: Torrent) -> Result<TorrentHandle, Error> {
+        let added = self.session.send(AddTorrent(torrent.0)).await.map_err(|_| Error::Stopped)??;
+        Ok(TorrentHandle::new(added))
+    }
+    /// Closes a torrent's connections; it stays in the engine. `false` if there is none such.
+    pub async fn pause(&self, torrent: TorrentId) -> bool {
+        self.session.send(PauseTorrent(torrent)).await.unwrap_or(false)
+    }
+    /// Lets a paused torrent go on. `false` if there is none such.
+    pub async fn resume(&self, torrent: TorrentId) -> bool {
+        self.session.send(ResumeTorrent(torrent)).await.unwrap_or(false)
+    }
+    /// Stops a torrent, saves, and forgets it; its files stay. `false` if there is none such.
+    pub async fn remove(&self, torrent: TorrentId) -> bool {
+        self.session.send(RemoveTorrent(torrent)).await.unwrap_or(false)
+    }
+    /// Changes the limits of all torrents together, bytes per second.
+    pub async fn set_limits(&self, down: Option<u64>, up: Option<u64>) {
+        let _ = self.session.send(SetLimits { down, up }).await;
+    }
+    /// Where it listens for peers.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+    /// The state of the whole session; `None` if it has stopped.
+    pub async fn state(&self) -> Option<SessionState> {
+        self.session.send(GetSession).await.ok()
+    }
+    /// Says good-bye to trackers (for at most `within`), saves everything and ends.
+    pub async fn shutdown(mut self, within: Duration) {
+        let _ = self.session.send(Shutdown { within }).await;
+        if let Some((stop, thread)) = self.thread.take() {
+            let _ = stop.send(());
+            // The thread has nothing left to wait for; joining makes sure that its disk jobs are through.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>), Error> {
+    let start = |reason: String| Error::Start(reason);
+    let transports: Vec<Arc<dyn Transport>> = match builder.transports {
+        Some(transports) => transports,
+        None => castanet_transports::BUILTIN
+            .iter()
+            .map(|(_, build)| build(&castanet_transports::Settings::default()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| start(error.to_string()))?,
+    };
+    let dialer = transports.first().cloned().ok_or_else(|| start("an engine needs a transport".into()))?;
+    let resume: Arc<dyn ResumeStore> = match (builder.resume, builder.state_folder) {
+        (Some(resume), _) => resume,
+        (None, Some(folder)) => Arc::new(FileResumeStore::new(folder.join("resume"))),
+        (None, None) => Arc::new(MemoryResumeStore::new()),
+    };
+    let mut listeners = Err(String::new());
+    for addrs in builder.listen.attempts() {
+        listeners = listen(&transports, &addrs).await;
+        if listeners.is_ok() {
+            break;
+        }
+    }
+    let listeners = listeners.map_err(start)?;
+    let seed = builder.seed.unwrap_or_else(|| fastrand::u64(..));
+    let means = Means {
+        datagrams: builder.datagrams,
+        dialer,
+        resolver: builder.resolver,
+        clock: clock::start(),
+        seed,
+        bind: ["0.0.0.0:0", "[::]:0"].iter().filter_map(|addr| addr.parse().ok()).collect(),
+        user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
+    };
+    let disk = DiskPool::new(builder.disk_threads, builder.hasher)
+        .map_err(|error| start(format!("cannot start the disk threads: {error}")))?;
+    let placement = if builder.in_place { Placement::here() } else { Placement::threads(builder.torrent_threads) };
+    let shared = Shared::new(Parts {
+        disk: Arc::new(disk),
+        storage: builder.storage,
+        resume,
+        transports,
+        means,
+        config: builder.config,
+        seed,
+    });
+    let listening = listeners.iter().map(|(listener, _)| listener.local).collect();
+    let session = Session::new(shared, placement, listeners, builder.plugins).start();
+    Ok((session, listening))
+}
