@@ -1,0 +1,176 @@
+//! What the network knows: hosts, links, and everything that is under way. One lock, held for moments.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io, mem,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    task::Waker,
+    time::Duration,
+};
+
+use castanet_core::seams::transport::Connection;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{ByAddr, Link, datagrams::Mailbox, stream::Wire};
+
+/// The first port that is given to those who do not care (RFC 6335).
+const FIRST_FREE_PORT: u16 = 49_152;
+
+/// The longest that one write keeps a link busy, so that no bandwidth makes time overflow.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// The network's state behind its lock.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<State>>);
+
+pub(super) struct State {
+    pub(super) random: fastrand::Rng,
+    pub(super) hosts: BTreeSet<IpAddr>,
+    pub(super) unplugged: BTreeSet<IpAddr>,
+    pub(super) default_link: Link,
+    pub(super) links: BTreeMap<(IpAddr, IpAddr), Link>,
+    /// Bytes a second a host can send in all.
+    pub(super) uplinks: BTreeMap<IpAddr, u64>,
+    /// Until when what was sent keeps a link or a host's uplink busy.
+    busy_links: BTreeMap<(IpAddr, IpAddr), Instant>,
+    busy_uplinks: BTreeMap<IpAddr, Instant>,
+    next_ports: BTreeMap<IpAddr, u16>,
+    pub(super) listeners: ByAddr<mpsc::Sender<Connection>>,
+    pub(super) mailboxes: ByAddr<Mailbox>,
+    pub(super) wires: BTreeMap<u64, Wire>,
+    next_number: u64,
+    /// Tasks to wake once the lock is released.
+    pub(super) wakes: Vec<Waker>,
+    /// Listeners to drop once the lock is released: connections that wait in them take the lock as they go.
+    pub(super) ended: Vec<mpsc::Sender<Connection>>,
+}
+
+impl Shared {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            random: fastrand::Rng::with_seed(seed),
+            hosts: BTreeSet::new(),
+            unplugged: BTreeSet::new(),
+            default_link: Link::default(),
+            links: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            busy_links: BTreeMap::new(),
+            busy_uplinks: BTreeMap::new(),
+            next_ports: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            mailboxes: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            next_number: 0,
+            wakes: Vec::new(),
+            ended: Vec::new(),
+        })))
+    }
+
+    /// Does something with the state; wakes and drops what it left behind after the lock is released.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(&mut state);
+        let (wakes, ended) = (mem::take(&mut state.wakes), mem::take(&mut state.ended));
+        drop(state);
+        wakes.into_iter().for_each(Waker::wake);
+        drop(ended);
+        result
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryNet")
+    }
+}
+
+impl State {
+    /// A number that was not given out before.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(super) fn link(&self, from: IpAddr, to: IpAddr) -> Link {
+        self.links.get(&(from, to)).copied().unwrap_or(self.default_link)
+    }
+
+    /// Does anything get from one to the other?
+    pub(super) fn is_connected(&self, from: IpAddr, to: IpAddr) -> bool {
+        let is_up = |ip| self.hosts.contains(ip) && !self.unplugged.contains(ip);
+        is_up(&from) && is_up(&to)
+    }
+
+    /// When `length` bytes that are sent now arrive: after all that was sent before them.
+    pub(super) fn arrival(&mut self, from: IpAddr, to: IpAddr, length: usize) -> Instant {
+        let link = self.link(from, to);
+        let now = Instant::now();
+        let pass = |busy: &mut Instant, sent: Instant, bandwidth: u64| {
+            let seconds = length as f64 / bandwidth.max(1) as f64;
+            *busy = sent.max(*busy) + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(FOREVER);
+            *busy
+        };
+        let mut sent = now;
+        if let Some(&bandwidth) = self.uplinks.get(&from) {
+            sent = pass(self.busy_uplinks.entry(from).or_insert(now), sent, bandwidth);
+        }
+        if let Some(bandwidth) = link.bandwidth {
+            sent = pass(self.busy_links.entry((from, to)).or_insert(now), sent, bandwidth);
+        }
+        sent + link.latency
+    }
+
+    /// An address with a port that nothing is bound to.
+    pub(super) fn free_port(&mut self, ip: IpAddr) -> io::Result<SocketAddr> {
+        for _ in FIRST_FREE_PORT..=u16::MAX {
+            let next = self.next_ports.entry(ip).or_insert(FIRST_FREE_PORT);
+            let addr = SocketAddr::new(ip, *next);
+            *next = next.checked_add(1).unwrap_or(FIRST_FREE_PORT);
+            if !self.listeners.contains_key(&addr) && !self.mailboxes.contains_key(&addr) {
+                return Ok(addr);
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Binds `value` to an address of a table, unless something is bound there.
+    pub(super) fn claim<T>(
+        &mut self,
+        addr: SocketAddr,
+        table: impl FnOnce(&mut Self) -> &mut ByAddr<T>,
+        value: T,
+    ) -> io::Result<()> {
+        let table = table(self);
+        if table.contains_key(&addr) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        table.insert(addr, value);
+        Ok(())
+    }
+
+    /// Resets the wires whose ends satisfy `which`.
+    pub(super) fn reset(&mut self, which: impl Fn(IpAddr, IpAddr) -> bool) {
+        for wire in self.wires.values_mut() {
+            if which(wire.ends[0].ip(), wire.ends[1].ip()) {
+                wire.is_reset = true;
+                wire.wake_all(&mut self.wakes);
+            }
+        }
+    }
+
+    /// Ends a host's listeners and forgets its datagram sockets.
+    pub(super) fn silence(&mut self, host: IpAddr) {
+        let listeners = self.listeners.extract_if(.., |addr, _| addr.ip() == host);
+        self.ended.extend(listeners.map(|(_, sender)| sender));
+        self.mailboxes.retain(|addr, _| addr.ip() != host);
+    }
+
+    /// Connects a host again, and lets everyone look at what had been held up.
+    pub(super) fn plug(&mut self, host: IpAddr) {
+        self.unplugged.remove(&host);
+        for wire in self.wires.values_mut().filter(|wire| wire.ends.iter().any(|end| end.ip() == host)) {
+            wire.wake_all(&mut self.wakes);
+        }
+    }
+}
