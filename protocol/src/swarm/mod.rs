@@ -65,7 +65,7 @@ pub struct SwarmConfig {
     pub most_connections: usize,
     /// Dials under way. 50: fills the swarm within seconds, and home routers bear it.
     pub most_half_open: usize,
-    /// Peers known. 10,000 take about 3 MB.
+    /// Peers known. 10,000: more than can be dialled in hours, in some 300 bytes each by estimate.
     pub most_candidates: usize,
     /// Connections and dials to one address of the public Internet. 8: some households and offices share one.
     /// Loopback and private addresses have no such limit.
