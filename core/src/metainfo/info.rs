@@ -128,7 +128,7 @@ pub(super) fn read(dict: Dict<'_>, raw: &Bytes, hash: &str, notes: &mut Vec<Note
         (None | Some(Some(1)), Some(_)) => return Err(missing("meta version")),
         (Some(_), _) => return Err(invalid("meta version", "is neither 1 nor 2: a kind of torrent from the future")),
     };
-    let has_v1 = !is_v2 || ["pieces", "files", "length"].iter().any(|key| dict.get(key).is_some());
+    let has_v1 = !is_v2 || ["files", "length"].iter().any(|key| dict.get(key).is_some());
     let piece_length = read_piece_length(dict, is_v2)?;
     let name = text(dict, "name.utf-8", "name").ok_or_else(|| missing("name"))?.note(notes);
 
@@ -271,7 +271,7 @@ fn make_safe(files: &mut [FileEntry], single_file: bool, name: &str, hash: &str,
     for (file, renamed) in files.iter_mut().zip(renamed) {
         file.renamed = renamed;
     }
-    if let ([file], true) = (&mut *files, single_file) {
+    if let ([file, ..], true) = (&mut *files, single_file) {
         // With nothing left of its name, a single file is called by the info-hash as a folder is.
         if paths::safe_name(&file.path[0]).is_none() || file.path[0].is_empty() {
             file.renamed = Some(vec![hash.to_owned()]);

@@ -1,7 +1,7 @@
 //! Torrent files (BEP 3), from strangers: parsed with every size checked, names made safe, leniencies noted.
 //!
 //! [`Metainfo::parse`] reads a .torrent file, [`Metainfo::from_info`] an `info` dictionary that peers sent (BEP 9).
-//! Here is what surrounds `info`; [`Info`] is in `info.rs`, BitTorrent v2 (BEP 52) in `v2.rs`, writing in [`write`].
+//! Here is what surrounds `info`; [`Info`] is in `info.rs`, BitTorrent v2 (BEP 52) in `v2.rs`, writing in [`mod@write`].
 
 mod info;
 mod v2;
@@ -91,8 +91,11 @@ impl Metainfo {
         let v1 = InfoHashV1(digest::sha1(&info_bytes).0);
         let v2 = InfoHashV2(digest::sha256(&info_bytes));
         let info = info::read(dict, &info_bytes, &v1.to_hex(), &mut notes)?;
-        if let (true, Some(around)) = (info.is_v2(), around) {
-            v2::check_layers(&info, around.dict("piece layers"))?;
+        // They may be missing as a whole: peers have them too.
+        match around.filter(|_| info.is_v2()).map(|around| around.dict("piece layers")) {
+            Some(Some(layers)) => v2::check_layers(&info, layers)?,
+            Some(None) => notes.push(Note::LayersMissing),
+            None => {}
         }
         let info_hashes = InfoHashes { v1: info.pieces.is_some().then_some(v1), v2: info.is_v2().then_some(v2) };
         Ok(Self {
@@ -176,6 +179,8 @@ pub enum Note {
     NotUtf8(String),
     /// A symbolic link, which Castanet never makes.
     LinkSkipped(String),
+    /// A v2 torrent without the hashes of its pieces (BEP 52).
+    LayersMissing,
     /// More than [`MOST_TRACKERS`] trackers.
     TooManyTrackers,
 }
@@ -187,6 +192,7 @@ impl fmt::Display for Note {
             Self::Renamed { from, to } => write!(f, "`{}` is stored as `{to}`", from.escape_debug()),
             Self::NotUtf8(name) => write!(f, "`{}` is not valid UTF-8", name.escape_debug()),
             Self::LinkSkipped(name) => write!(f, "`{}` is a symbolic link and is left out", name.escape_debug()),
+            Self::LayersMissing => f.write_str("the v2 hashes of the pieces are missing (`piece layers`)"),
             Self::TooManyTrackers => write!(f, "only the first {MOST_TRACKERS} trackers are used"),
         }
     }

@@ -88,12 +88,10 @@ fn a_single_file_lies_in_the_download_folder_itself() {
 
 #[test]
 fn sloppy_files_are_accepted_with_a_note() {
-    let sloppy = with_info(
-        &format!("{PIECE}6:lengthi5e"),
-        "8:announce3: u 8:url-list1:w13:announce-listl2:u1l2:u12:u2e1: i5ee",
-    )
-    .into_iter()
-    .chain(*b"\r\n");
+    let sloppy =
+        with_info(&format!("{PIECE}6:lengthi5e"), "8:announce3: u 8:url-list1:w13:announce-listl2:u1l2:u12:u2e1: i5ee")
+            .into_iter()
+            .chain(*b"\r\n");
     let metainfo = parse(sloppy.collect::<Vec<_>>());
     assert_eq!(metainfo.trackers, [["u1"], ["u2"]]);
     assert_eq!(metainfo.web_seeds, ["w"]);
@@ -102,7 +100,7 @@ fn sloppy_files_are_accepted_with_a_note() {
     use OddityKind::*;
     assert_eq!(kinds, [UnorderedKey, UnorderedKey, UnorderedKey, TrailingSpace]);
 
-    let fields = "5:nodesll1:hi80eel1:hi70000eeli1eeei3ee13:creation datei-5e10:created byi1e";
+    let fields = "5:nodesll1:hi80eel1:hi70000eeli1eei3ee13:creation datei-5e10:created byi1e";
     let metainfo = parse(with_info(&format!("6:lengthi5e{PIECE}7:privatei0e"), fields));
     assert_eq!(metainfo.nodes, [("h".to_string(), 80)]);
     assert!(!metainfo.info.private && metainfo.created_by.is_none());
@@ -281,14 +279,16 @@ fn v2_only_torrents_are_shown() {
         files,
         [
             ("a/b".into(), 0..5, false),
-            ("c".into(), 5..5, false),
             (".pad/16379".into(), 5..16_384, true),
+            ("c".into(), 16_384..16_384, false),
             ("d".into(), 16_384..32_768, false)
         ]
     );
     assert_eq!(info.files[3].pieces_root, Some([b'r'; 32]));
     assert_eq!((info.content_length(), info.geometry().pieces()), (16_389, 2));
     assert!(parse(with_info(&tree(&[("x", 5)]), "")).info.single_file);
+    let deep = format!("{}x", "d/".repeat(90));
+    assert_eq!(parse(with_info(&tree(&[(&deep, 5)]), "")).info.files[0].path.len(), 91);
     for (bad, why) in [
         ("9:file treede12:meta versioni2e", "`file tree` is empty"),
         ("9:file treed1:ad0:d6:lengthi5eeee12:meta versioni2e", "`file tree: a: pieces root` is missing"),
@@ -334,11 +334,14 @@ fn piece_layers_must_lead_to_the_root() {
     };
     assert!(parse([info(70_000), layers(3)].concat()).info.is_v2());
     for bad in
-        [[info(70_000), layers(2)].concat(), [info(65_536), layers(2)].concat(), [info(70_000), b"e".to_vec()].concat()]
+        [[info(70_000), layers(2)].concat(), [info(65_536), layers(2)].concat(), [info(98_305), layers(3)].concat()]
     {
         assert!(refusal(bad).contains("`piece layers`"));
     }
-    assert_eq!(parse([info(32_768), b"e".to_vec()].concat()).info.length, 32_768, "one piece needs no layer");
+    let empty = b"12:piece layersdee".to_vec();
+    assert_eq!(parse([info(32_768), empty.clone()].concat()).notes, [], "one piece needs no layer");
+    assert!(refusal([info(70_000), empty].concat()).contains("`piece layers`"));
+    assert_eq!(parse([info(70_000), b"e".to_vec()].concat()).notes, [Note::LayersMissing]);
 }
 
 proptest! {

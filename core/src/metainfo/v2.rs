@@ -14,8 +14,8 @@ use crate::{bencode::Dict, geometry::BLOCK_LENGTH};
 /// Bytes that all paths together may take: folder names are written once in the tree but held once a file.
 const MOST_PATH_BYTES: usize = 128 << 20;
 
-/// The files of the `file tree`, and whether they are a single one. Every file begins at a piece's start: pad files
-/// are put between, as a hybrid torrent has them.
+/// The files of the `file tree`, and whether there is only one. Every file begins at a piece's start: each is followed by
+/// the pad file that a hybrid torrent would have there.
 pub(super) fn read_tree(
     info: Dict<'_>,
     piece_length: u32,
@@ -27,7 +27,8 @@ pub(super) fn read_tree(
     if walk.files.is_empty() {
         return Err(invalid("file tree", "is empty"));
     }
-    let single = matches!(&walk.files[..], [file] if file.path.len() == 1);
+    let mut real = walk.files.iter().filter(|file| !file.pad);
+    let single = real.next().is_some_and(|file| file.path.len() == 1) && real.next().is_none();
     Ok((walk.files, single))
 }
 
@@ -82,27 +83,17 @@ impl Walk<'_> {
         if link {
             self.notes.push(Note::LinkSkipped(self.path.join("/")));
         }
-        let offset = if length > 0 { self.align()? } else { self.end() };
-        if offset.checked_add(length).is_none_or(|end| i64::try_from(end).is_err()) {
-            return Err(invalid(self.field("length"), "makes the torrent larger than any disk"));
-        }
+        let offset = self.files.last().map_or(0, |file| file.offset + file.length);
         self.files.push(FileEntry { path: self.path.clone(), length, offset, link, pieces_root, ..FileEntry::empty() });
-        Ok(())
-    }
-
-    fn end(&self) -> u64 {
-        self.files.last().map_or(0, |file| file.offset + file.length)
-    }
-
-    /// Fills the last piece up; returns where the next one begins.
-    fn align(&mut self) -> Result<u64, MetainfoError> {
-        let end = self.end();
-        let next = end.next_multiple_of(u64::from(self.piece_length));
-        if next > end {
-            let length = next - end;
-            self.files.push(FileEntry { path: pad_path(length), length, offset: end, pad: true, ..FileEntry::empty() });
+        let filled = offset.checked_add(length).and_then(|end| end.checked_next_multiple_of(self.piece_length.into()));
+        let Some(filled) = filled.filter(|end| i64::try_from(*end).is_ok()) else {
+            return Err(invalid(self.field("length"), "makes the torrent larger than any disk"));
+        };
+        let (offset, length) = (offset + length, filled - offset - length);
+        if length > 0 {
+            self.files.push(FileEntry { path: pad_path(length), length, offset, pad: true, ..FileEntry::empty() });
         }
-        Ok(next)
+        Ok(())
     }
 
     fn field(&self, last: &str) -> String {
@@ -132,12 +123,11 @@ pub(super) fn join_halves(v1: &mut [FileEntry], v2: Vec<FileEntry>, piece_length
 }
 
 /// Checks that every file of more than one piece has a layer of hashes that leads to its root.
-pub(super) fn check_layers(info: &Info, layers: Option<Dict<'_>>) -> Result<(), MetainfoError> {
-    let layers: BTreeMap<&[u8], &[u8]> =
-        layers.into_iter().flatten().filter_map(|(root, layer)| Some((root, layer.as_bytes()?))).collect();
+pub(super) fn check_layers(info: &Info, layers: Dict<'_>) -> Result<(), MetainfoError> {
+    let layers: BTreeMap<&[u8], &[u8]> = layers.filter_map(|(root, layer)| Some((root, layer.as_bytes()?))).collect();
     for file in info.files.iter().filter(|file| file.length > u64::from(info.piece_length)) {
         let Some(root) = file.pieces_root else { continue };
-        let Some(layer) = layers.get(&root[..]) else { return Err(missing("piece layers")) };
+        let layer = layers.get(&root[..]).copied().unwrap_or_default();
         let pieces = file.length.div_ceil(u64::from(info.piece_length));
         if layer.len() as u64 != pieces * 32 || root_of(layer, info.piece_length) != root {
             return Err(invalid("piece layers", format!("does not fit `{}`", file.path.join("/"))));
