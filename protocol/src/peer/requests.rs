@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(requests.offer(now), None, "there was no work");
         assert_eq!(requests.offer(requests.next_offer()), Some(4));
         requests.answered();
-        assert!(requests.rejected(block(2)) && requests.rejected(block(3)));
+        (2..10).for_each(|n| assert!(requests.rejected(block(n))));
         assert_eq!(requests.offer(requests.next_offer() - Duration::from_nanos(1)), None, "refusals invite nothing");
     }
 }

@@ -238,6 +238,7 @@ fn a_request_becomes_a_read_and_then_blocks() {
     let range = BlockRef { piece: PieceIndex(0), begin: 0, length: 65_536 };
     assert_eq!(bench.hears(&asked), [Output::Read(range)]);
     assert_eq!(bench.hears(&[Message::Cancel(block(0, 1))]), [sent(&[Message::Reject(block(0, 1))])]);
+    assert_eq!(bench.hears(&[Message::Cancel(block(0, 1))]), [], "it is not there any more");
     let outputs = bench.input(Input::Data { range, data: content(range) });
     assert_eq!(outputs.len(), 3);
     let mut stream = BytesMut::new();
