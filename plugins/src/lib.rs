@@ -1,1 +1,35 @@
-//! Under construction.
+//! Floor 3: the ways of finding peers, each behind the seam [`Discovery`](castanet_core::seams::discovery::Discovery).
+//!
+//! A plugin is one file (or folder) with a `build` function, and one line in [`BUILTIN`]. It owns no socket, clock or
+//! dice of its own: those come with [`Means`](castanet_core::seams::means::Means), so an interface, a proxy or a simulated network holds for all of them.
+//! No plugin spawns a task: everything it does for a torrent lives in the stream that it returned, and ends with it.
+
+mod announcer;
+mod driven;
+pub mod fixed;
+pub mod http_tracker;
+#[cfg(test)]
+mod testing;
+pub mod udp_tracker;
+
+use castanet_core::seams::discovery::{Build, DiscoveryError, Settings};
+
+/// The plugins that every engine has, by name.
+///
+/// | name | finds peers by | needs of `Means` |
+/// |---|---|---|
+/// | `fixed` | the addresses the user or the magnet link named | `resolver` |
+/// | `http-tracker` | `http:` and `https:` trackers (BEP 3, 7, 12, 23, 24, 31) | `dialer`, `resolver`, `clock`, `bind`, `seed`, `user_agent` |
+/// | `udp-tracker` | `udp:` trackers (BEP 12, 15, 41) | `datagrams`, `resolver`, `clock`, `bind`, `seed` |
+///
+/// None of them has settings.
+pub const BUILTIN: &[(&str, Build)] =
+    &[(fixed::NAME, fixed::build), (http_tracker::NAME, http_tracker::build), (udp_tracker::NAME, udp_tracker::build)];
+
+/// A setting that nobody reads is a mistake the user should hear of.
+fn refuse_settings(plugin: &str, settings: &Settings) -> Result<(), DiscoveryError> {
+    match settings.0.keys().next() {
+        Some(key) => Err(DiscoveryError::Unusable(format!("the plugin {plugin} has no setting {key}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,263 @@
+//! A small HTTP client over the engine's own streams: one GET, redirects, TLS, gzip, and a limit to everything.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Read},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use castanet_core::seams::{
+    means::Means,
+    transport::{DialOptions, TransportError},
+};
+use castanet_protocol::tracker::http::LARGEST_BODY;
+use data_encoding::BASE64;
+use flate2::read::MultiGzDecoder;
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1,
+    header::{
+        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, HOST, HeaderName, LOCATION, RETRY_AFTER,
+        USER_AGENT,
+    },
+};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{InvalidDnsNameError, ServerName},
+    },
+};
+use url::Url;
+
+use crate::announcer::{Family, resolve};
+
+/// How long everything together may take, from the first dial to the last byte.
+const OVERALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long one address may take to accept.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// How many addresses of one name are tried.
+const MOST_ADDRESSES: usize = 3;
+/// How many redirects are followed.
+const MOST_REDIRECTS: usize = 5;
+/// The most requests of all torrents at once, so that many torrents do not use up the sockets.
+const MOST_REQUESTS: usize = 128;
+/// The longest head of a response in bytes, and the most headers in it.
+const LARGEST_HEAD: usize = 32 * 1024;
+const MOST_HEADERS: usize = 64;
+
+/// Why a page could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("{0}")]
+    Name(String),
+    #[error("{0}")]
+    Dial(#[from] TransportError),
+    #[error("TLS failed: {0}")]
+    Tls(#[from] io::Error),
+    #[error("{0} is no name for TLS")]
+    TlsName(#[from] InvalidDnsNameError),
+    #[error("{}", words(.0))]
+    Http(#[from] hyper::Error),
+    #[error("the URL cannot be sent: {0}")]
+    Url(#[from] hyper::http::Error),
+    #[error("it redirects {0}")]
+    Redirect(&'static str),
+    #[error("no answer within {} s", OVERALL_LIMIT.as_secs())]
+    Timeout,
+    #[error("more than {} MiB", LARGEST_BODY >> 20)]
+    TooLarge,
+    #[error("a body that cannot be decoded: {0}")]
+    Encoding(String),
+}
+
+/// hyper keeps the interesting half in the source.
+fn words(error: &hyper::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// An answer of a web server.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    /// Decompressed, at most [`LARGEST_BODY`] bytes.
+    pub(super) body: Vec<u8>,
+}
+
+pub(super) struct Client {
+    means: Means,
+    tls: TlsConnector,
+    slots: Semaphore,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("free", &self.slots.available_permits()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Trusts the certificate authorities that Mozilla trusts.
+    pub(super) fn new(means: &Means) -> Self {
+        Self::trusting(means, webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
+    }
+
+    pub(super) fn trusting(means: &Means, roots: RootCertStore) -> Self {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks the default versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self { means: means.clone(), tls: Arc::new(config).into(), slots: Semaphore::new(MOST_REQUESTS) }
+    }
+
+    /// Gets a page from the first of `addresses` that accepts, following redirects within their family. `path` makes
+    /// path and query of each URL.
+    pub(super) async fn get(
+        &self,
+        url: &Url,
+        addresses: &[SocketAddr],
+        path: impl Fn(&Url) -> String + Send + Sync,
+    ) -> Result<Page, FetchError> {
+        // Never closed, and waiting for a turn is not the tracker's fault.
+        let _slot = self.slots.acquire().await;
+        timeout(OVERALL_LIMIT, self.follow(url.clone(), addresses, path)).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn follow(
+        &self,
+        mut url: Url,
+        addresses: &[SocketAddr],
+        path: impl Fn(&Url) -> String + Send + Sync,
+    ) -> Result<Page, FetchError> {
+        let mut addresses = addresses.to_vec();
+        let family = addresses.first().map(|addr| Family::of(addr.ip()));
+        for _ in 0..=MOST_REDIRECTS {
+            let next = match self.fetch(&url, &addresses, path(&url)).await? {
+                Fetched::Page(page) => return Ok(page),
+                Fetched::Elsewhere(location) => {
+                    url.join(&location).map_err(|_| FetchError::Redirect("to something that is no URL"))?
+                }
+            };
+            match (url.scheme(), next.scheme()) {
+                (_, "https") | ("http", "http") => {}
+                ("https", "http") => return Err(FetchError::Redirect("from https to http")),
+                _ => return Err(FetchError::Redirect("to something that is not http")),
+            }
+            url = next;
+            let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80));
+            addresses = resolve(&*self.means.resolver, &self.means.bind, host, port).await.map_err(FetchError::Name)?;
+            addresses.retain(|addr| Some(Family::of(addr.ip())) == family);
+        }
+        Err(FetchError::Redirect("too often"))
+    }
+
+    async fn fetch(&self, url: &Url, addresses: &[SocketAddr], path: String) -> Result<Fetched, FetchError> {
+        let request = self.request(url, path)?;
+        let mut failed = FetchError::Redirect("to a host without an address of the same family");
+        for addr in addresses.iter().take(MOST_ADDRESSES) {
+            let io = match self.means.dialer.dial(*addr, DialOptions { timeout: DIAL_LIMIT, swarm: None }).await {
+                Ok(connection) => connection.io,
+                Err(error) => {
+                    failed = error.into();
+                    continue;
+                }
+            };
+            if url.scheme() != "https" {
+                return exchange(io, request).await;
+            }
+            let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+            let name = ServerName::try_from(host.to_owned())?;
+            return exchange(self.tls.connect(name, io).await?, request).await;
+        }
+        Err(failed)
+    }
+
+    fn request(&self, url: &Url, path: String) -> Result<Request<Empty<Bytes>>, FetchError> {
+        let host = url.host_str().unwrap_or_default();
+        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let mut request = Request::get(path)
+            .header(HOST, host)
+            .header(USER_AGENT, &*self.means.user_agent)
+            .header(ACCEPT_ENCODING, "gzip")
+            .header(CONNECTION, "close");
+        if !url.username().is_empty() || url.password().is_some() {
+            let mut user: Vec<u8> = percent_decode_str(url.username()).collect();
+            user.push(b':');
+            user.extend(percent_decode_str(url.password().unwrap_or_default()));
+            request = request.header(AUTHORIZATION, format!("Basic {}", BASE64.encode(&user)));
+        }
+        Ok(request.body(Empty::new())?)
+    }
+}
+
+enum Fetched {
+    Page(Page),
+    Elsewhere(String),
+}
+
+/// One request and its response over an open stream. hyper's connection is driven here instead of in a task.
+async fn exchange(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<Fetched, FetchError> {
+    let mut http = http1::Builder::new();
+    http.max_buf_size(LARGEST_HEAD).max_headers(MOST_HEADERS).ignore_invalid_headers_in_responses(true);
+    let (mut sender, connection) = http.handshake(TokioIo::new(io)).await?;
+    let work = async { receive(sender.send_request(request).await?).await };
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        fetched = &mut work => fetched,
+        // The work is told of a broken connection, and knows better what that means.
+        _ = connection => work.await,
+    }
+}
+
+async fn receive(response: Response<Incoming>) -> Result<Fetched, FetchError> {
+    let status = response.status();
+    let text = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    if let (true, Some(location)) = (status.is_redirection(), text(LOCATION)) {
+        return Ok(Fetched::Elsewhere(location));
+    }
+    let retry_after = text(RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
+    let encoding = text(CONTENT_ENCODING).unwrap_or_default().to_ascii_lowercase();
+    let mut incoming = response.into_body();
+    let mut body = Vec::new();
+    while let Some(frame) = incoming.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if body.len() + data.len() > LARGEST_BODY {
+            return Err(FetchError::TooLarge);
+        }
+        body.extend_from_slice(&data);
+    }
+    let body = match encoding.trim() {
+        "" | "identity" => body,
+        "gzip" | "x-gzip" => inflate(&body)?,
+        _ => return Err(FetchError::Encoding("we asked for gzip".to_owned())),
+    };
+    Ok(Fetched::Page(Page { status, retry_after, body }))
+}
+
+/// Stops at the limit, so that a small body cannot become a huge one.
+fn inflate(body: &[u8]) -> Result<Vec<u8>, FetchError> {
+    let mut out = Vec::new();
+    let mut decoder = MultiGzDecoder::new(body).take(LARGEST_BODY as u64 + 1);
+    decoder.read_to_end(&mut out).map_err(|error| FetchError::Encoding(error.to_string()))?;
+    if out.len() > LARGEST_BODY { Err(FetchError::TooLarge) } else { Ok(out) }
+}

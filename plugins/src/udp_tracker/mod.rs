@@ -1,0 +1,212 @@
+//! UDP trackers: `udp:` announce URLs (BEP 12, 15, 41).
+//!
+//! The datagrams and the schedule are `castanet_protocol::tracker`'s; following the schedule is [`Announcer`]'s. All
+//! torrents share one [`Socket`] per address family, and the connection ids that trackers granted.
+
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use castanet_core::{
+    Moment, PluginName,
+    seams::{
+        discovery::{Discovery, DiscoveryError, FoundStream, Me, Progress, Settings, Swarm, SwarmInfo},
+        means::Means,
+    },
+};
+use castanet_protocol::tracker::{
+    Announce, Answer, AnswerError,
+    udp::{self, CONNECTION_LIFETIME, EXCHANGE_LIMIT, Reply},
+};
+use tokio::time::timeout;
+
+use self::socket::Socket;
+use crate::announcer::{Announcer, Ask, Failure, Family, Target};
+
+/// The name under which it is registered.
+pub const NAME: &str = "udp-tracker";
+/// How many trackers' connection ids are remembered, unless more are in use.
+const MOST_CONNECTIONS: usize = 256;
+
+/// Makes the plugin. It has no settings.
+pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
+    crate::refuse_settings(NAME, settings)?;
+    Ok(Arc::new(UdpTracker(Announcer::new(Udp::new(means), means))))
+}
+
+#[derive(Debug)]
+struct UdpTracker(Announcer<Udp>);
+
+#[async_trait]
+impl Discovery for UdpTracker {
+    fn name(&self) -> PluginName {
+        NAME.into()
+    }
+    fn serves(&self, swarm: &SwarmInfo) -> bool {
+        self.0.serves(swarm)
+    }
+    async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
+        Ok(self.0.discover(swarm))
+    }
+    async fn leave(&self, swarm: SwarmInfo, me: Me, last: Progress, within: Duration) -> Result<(), DiscoveryError> {
+        self.0.leave(&swarm, &me, &last, within).await
+    }
+}
+
+/// A connection id and when it was granted. The lock is held while one is asked for, so that torrents share the answer.
+type Connection = tokio::sync::Mutex<Option<(u64, Moment)>>;
+
+#[derive(Debug)]
+struct Udp {
+    means: Means,
+    sockets: [tokio::sync::Mutex<Option<Arc<Socket>>>; 2],
+    connections: Mutex<BTreeMap<SocketAddr, Arc<Connection>>>,
+    random: Mutex<fastrand::Rng>,
+}
+
+/// Why an exchange failed.
+enum Trouble {
+    Io(io::Error),
+    Answer(AnswerError),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+impl From<AnswerError> for Trouble {
+    fn from(error: AnswerError) -> Self {
+        Self::Answer(error)
+    }
+}
+
+#[async_trait]
+impl Ask for Udp {
+    const SCHEMES: &'static [&'static str] = &["udp"];
+
+    async fn ask(
+        &self,
+        target: &Target,
+        addresses: &[SocketAddr],
+        announce: &Announce,
+        _tracker_id: Option<&[u8]>,
+    ) -> Result<Answer, Failure> {
+        // Another one next time, in case this one is dead.
+        let to = addresses[self.draw(|random| random.usize(..addresses.len()))];
+        let mut url_data = target.url.path().to_owned();
+        if let Some(query) = target.url.query() {
+            url_data.push('?');
+            url_data.push_str(query);
+        }
+        match timeout(EXCHANGE_LIMIT, self.announce(to, announce, &url_data)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Trouble::Answer(error))) => Err(Failure::answer(target, error)),
+            Ok(Err(Trouble::Io(error))) => Err(Failure::unreachable(target, error)),
+            Err(_) => {
+                let reason = format!("no answer within {} s", EXCHANGE_LIMIT.as_secs());
+                Err(Failure::unreachable(target, reason))
+            }
+        }
+    }
+}
+
+impl Udp {
+    fn new(means: &Means) -> Self {
+        let random = Mutex::new(fastrand::Rng::with_seed(means.seed));
+        Self { means: means.clone(), sockets: Default::default(), connections: Mutex::default(), random }
+    }
+
+    fn draw<T>(&self, f: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        f(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn announce(&self, to: SocketAddr, announce: &Announce, url_data: &str) -> Result<Answer, Trouble> {
+        let connection = self.connection(to);
+        loop {
+            let (id, granted) = self.connect(to, &connection).await?;
+            let make = |transaction| udp::announce_request(id, transaction, announce, url_data);
+            match self.exchange(to, make).await {
+                Ok(Reply::Announced(answer)) => return Ok(answer),
+                Ok(Reply::Connected(_)) => return Err(unexpected()),
+                Err(error) => {
+                    // A tracker that was restarted knows nothing of an old id: try once more with a new one.
+                    let mut held = connection.lock().await;
+                    if held.is_some_and(|(other, _)| other == id) {
+                        *held = None;
+                    }
+                    if granted || matches!(error, Trouble::Io(_)) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The tracker's connection id, and whether it has been granted just now.
+    async fn connect(&self, to: SocketAddr, connection: &Connection) -> Result<(u64, bool), Trouble> {
+        let mut held = connection.lock().await;
+        if let Some((id, since)) = *held
+            && self.means.clock.now().since(since) < CONNECTION_LIFETIME
+        {
+            return Ok((id, false));
+        }
+        match self.exchange(to, udp::connect_request).await? {
+            Reply::Connected(id) => {
+                *held = Some((id, self.means.clock.now()));
+                Ok((id, true))
+            }
+            Reply::Announced(_) => Err(unexpected()),
+        }
+    }
+
+    fn connection(&self, to: SocketAddr) -> Arc<Connection> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.len() >= MOST_CONNECTIONS {
+            connections.retain(|_, connection| Arc::strong_count(connection) > 1);
+        }
+        connections.entry(to).or_default().clone()
+    }
+
+    /// Sends what `make` makes of a transaction id until an answer comes.
+    async fn exchange(&self, to: SocketAddr, make: impl Fn(u32) -> Vec<u8> + Send) -> Result<Reply, Trouble> {
+        let family = Family::of(to.ip());
+        let socket = self.socket(family).await?;
+        let transaction = self.draw(|random| random.u32(..));
+        match socket.exchange(to, transaction, &make(transaction)).await {
+            Ok(reply) => Ok(udp::parse_reply(&reply, family == Family::V6)?),
+            Err(error) => {
+                // The network may have changed under the socket: the next one is bound anew.
+                let mut held = self.sockets[family as usize].lock().await;
+                held.take_if(|held| Arc::ptr_eq(held, &socket));
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn socket(&self, family: Family) -> io::Result<Arc<Socket>> {
+        let mut held = self.sockets[family as usize].lock().await;
+        if let Some(socket) = &*held {
+            return Ok(socket.clone());
+        }
+        let local = self.means.bind.iter().find(|bind| Family::of(bind.ip()) == family);
+        let local =
+            local.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "we have no such address family"))?;
+        let socket = Arc::new(Socket::new(self.means.datagrams.bind(*local).await?));
+        *held = Some(socket.clone());
+        Ok(socket)
+    }
+}
+
+fn unexpected() -> Trouble {
+    Trouble::Answer(AnswerError::Malformed("it answers another question".to_owned()))
+}
