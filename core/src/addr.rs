@@ -9,9 +9,9 @@ pub const COMPACT_V6: usize = 18;
 
 /// Parses a list of 6-byte entries; a short tail is ignored. The caller caps the input.
 pub fn parse_compact_v4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> + '_ {
-    bytes.chunks_exact(COMPACT_V4).map(|c| {
-        SocketAddr::new(Ipv4Addr::new(c[0], c[1], c[2], c[3]).into(), u16::from_be_bytes([c[4], c[5]]))
-    })
+    bytes
+        .chunks_exact(COMPACT_V4)
+        .map(|c| SocketAddr::new(Ipv4Addr::new(c[0], c[1], c[2], c[3]).into(), u16::from_be_bytes([c[4], c[5]])))
 }
 
 /// Parses a list of 18-byte entries; a short tail is ignored. IPv4-mapped addresses become IPv4.

@@ -27,7 +27,13 @@ pub trait Discovery: fmt::Debug + Send + Sync + 'static {
     /// Starts looking and announcing. Dropping the stream stops the work.
     async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError>;
     /// Says good-bye (a tracker's `stopped`) within a deadline.
-    async fn leave(&self, _swarm: SwarmInfo, _me: Me, _last: Progress, _within: Duration) -> Result<(), DiscoveryError> {
+    async fn leave(
+        &self,
+        _swarm: SwarmInfo,
+        _me: Me,
+        _last: Progress,
+        _within: Duration,
+    ) -> Result<(), DiscoveryError> {
         Ok(())
     }
 }
