@@ -1,12 +1,13 @@
 //! Floor 3: ways of reaching peers. Implementations of the transport, datagram and resolver seams.
 //!
 //! [`tcp`] and [`udp`] use the operating system, [`resolver`] the domain name system; [`memory`] is a network within the
-//! process, for tests and simulations.
+//! process, for tests and simulations, and [`faulty`] a wrapper that spoils any of them.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use castanet_core::seams::transport::{Transport, TransportError};
 
+pub mod faulty;
 pub mod memory;
 pub mod resolver;
 pub mod tcp;

@@ -4,7 +4,7 @@
 //!   [`StorageError::Missing`]. [`Allocation::Full`] reserves every byte in `prepare`.
 //! - A file that is longer than the torrent says is cut when it is opened for writing, never when it is only read.
 //! - Pad files (BEP 47) read as zeros and are never written.
-//! - No symbolic link below the root is followed ([`beneath`]). Open files are pooled ([`pool`]), and no lock is held
+//! - No symbolic link below the root is followed (`beneath.rs`). Open files are pooled (`pool.rs`), and no lock is held
 //!   during I/O.
 
 mod beneath;

@@ -1,7 +1,7 @@
 //! A network in memory: hosts, links with latency, bandwidth and loss, streams and datagrams, for the simulated universe.
 //!
 //! All time is tokio's, so a paused clock runs it; it is driven by events, without ticks; and the same seed and the same
-//! calls give the same run. Everything lies behind one lock ([`state`]), held for moments and never while waking.
+//! calls give the same run. Everything lies behind one lock (`state.rs`), held for moments and never while waking.
 //!
 //! Streams behave as TCP does where peers can tell: in order, with a window of [`WINDOW`] bytes in flight and unread,
 //! refused where nobody listens, silent where a host is unplugged, reset where it was killed.
