@@ -13,6 +13,7 @@ torrent = lt.create_torrent(lt.list_files(path), int(piece_length), flags)
 for tier, url in enumerate(trackers):
     torrent.add_tracker(url, tier)
 torrent.set_creator("interop")
+torrent.set_creation_date(1_600_000_000)
 lt.set_piece_hashes(torrent, os.path.dirname(path))
 data = lt.bencode(torrent.generate())
 with open(out, "wb") as file:

@@ -1,6 +1,6 @@
 """describe.py FOLDER
 
-Prints what libtorrent reads in each .torrent file of FOLDER: a JSON object {file name: description, or null if refused}.
+Prints what libtorrent reads in each .torrent file of FOLDER: a JSON object {file name: description, or {"refused": why}}.
 """
 import json
 import os
@@ -17,8 +17,7 @@ def describe(path):
     try:
         info = lt.torrent_info(path)
     except RuntimeError as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        return None
+        return {"refused": str(error)}
     hashes, files = info.info_hashes(), info.files()
     root = info.name() + "/" if files.num_files() and files.file_path(0) != info.name() else ""
     return {
