@@ -82,6 +82,8 @@ fn words(error: &NetError) -> String {
     match error {
         NetError::Timeout => "no name server answered".into(),
         NetError::NoConnections => "no name server can be reached".into(),
+        // Whatever is not a name fails here, before anything is sent.
+        NetError::Proto(reason) => format!("this is not a valid name ({reason})"),
         other => other.to_string(),
     }
 }

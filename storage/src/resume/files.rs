@@ -233,4 +233,53 @@ mod tests {
         drop((lock, link));
         store.lock(&named(real.join("sub"))).unwrap();
     }
+
+    #[test]
+    fn after_a_kill_only_files_that_changed_since_the_save_are_doubted() {
+        use std::io::IoSlice;
+
+        use castanet_core::{
+            Bitfield, Geometry, PieceIndex,
+            seams::{
+                resume::vouched,
+                storage::{Allocation, Layout, LayoutFile, Storage, StorageFactory as _},
+            },
+        };
+
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("download");
+        let files = ["a", "b"].map(|name| LayoutFile { path: name.into(), length: 100, pad: false });
+        let layout = Layout { root: root.clone(), files: files.into(), allocation: Allocation::Sparse };
+        let geometry = Geometry::new(200, 50).unwrap();
+        let factory = crate::files::FilesFactory::default();
+        let store = FileResumeStore::new(folder.path().join("state"));
+        let key = ResumeKey { root: root.clone(), ..key("") };
+        let write = |storage: &dyn Storage, piece| {
+            storage.write_at(geometry.offset_of(PieceIndex(piece)), &[IoSlice::new(&[1; 50])]).unwrap();
+        };
+
+        // Pieces 0, 2 and 3 are verified and saved; then piece 1 is written, and the process is killed.
+        let storage = factory.open(&layout).unwrap();
+        let mut pieces = Bitfield::new(4);
+        for piece in [0, 2, 3] {
+            write(&*storage, piece);
+            pieces.set(PieceIndex(piece));
+        }
+        storage.flush().unwrap();
+        let stamps = storage.stamps().unwrap();
+        store.save(&key, &ResumeRecord { pieces, stamps, ..record() }).unwrap();
+        write(&*storage, 1);
+        drop(storage);
+
+        let believed = || {
+            let record = store.load(&key).unwrap().unwrap();
+            let now = factory.open(&layout).unwrap().stamps().unwrap();
+            vouched(&record, &now, &layout, &geometry).iter().map(|piece| piece.0).collect::<Vec<_>>()
+        };
+        assert_eq!(believed(), [2, 3], "the file with piece 1 is read again");
+        // The same bytes in a file with another time are not believed either.
+        let b = File::options().write(true).open(root.join("b")).unwrap();
+        b.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(5)).unwrap();
+        assert!(believed().is_empty());
+    }
 }
