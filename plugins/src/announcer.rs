@@ -119,6 +119,8 @@ struct Shared<A> {
 #[derive(Debug, Clone, Default)]
 struct Acquaintance {
     answered: bool,
+    /// It was last told that we miss something.
+    incomplete: bool,
     tracker_id: Option<Vec<u8>>,
 }
 
@@ -136,7 +138,8 @@ impl<A: Ask> Announcer<A> {
         driven(|finds| Work::new(shared, swarm, finds).run())
     }
 
-    /// Tells all trackers that know of us at the same time; the first failure is reported.
+    /// Tells all trackers that know of us at the same time; the first failure is reported. Who leaves in the moment of
+    /// completion has not said so yet, and does it here.
     pub(crate) async fn leave(
         &self,
         swarm: &SwarmInfo,
@@ -145,12 +148,19 @@ impl<A: Ask> Announcer<A> {
         within: Duration,
     ) -> Result<(), DiscoveryError> {
         let announce = Announce::new(swarm, me, last, Event::Stopped);
+        let completed = Announce::new(swarm, me, last, Event::Completed);
         let trackers = self.shared.with_known(|known| known.remove(&announce.info_hash)).unwrap_or_default();
         let mut farewells: FuturesUnordered<_> = trackers
             .iter()
             .map(async |(url, known)| {
-                let work = self.shared.announce(url, &announce, known.tracker_id.as_deref(), None);
-                timeout(within, work).await.unwrap_or_else(|_| {
+                let farewell = async {
+                    let say = |announce| self.shared.announce(url, announce, known.tracker_id.as_deref(), None);
+                    if known.answered && known.incomplete && announce.left == 0 {
+                        say(&completed).await?;
+                    }
+                    say(&announce).await
+                };
+                timeout(within, farewell).await.unwrap_or_else(|_| {
                     let (instance, reason) = (instance(url), "no answer in time".to_owned());
                     Err(Failure { error: DiscoveryError::Unreachable { instance, reason }, retry: Retry::Usual })
                 })
@@ -309,7 +319,9 @@ impl<A: Ask> Work<A> {
         let announce = Announce::new(&self.swarm.info, &self.swarm.me, &self.swarm.progress.borrow(), due.event);
         let tracker_id = self.shared.with_known(|known| {
             // From now on it may know us, even if we never hear its answer.
-            known.entry(announce.info_hash).or_default().entry(url.clone()).or_default().tracker_id.clone()
+            let tracker = known.entry(announce.info_hash).or_default().entry(url.clone()).or_default();
+            tracker.incomplete = announce.left > 0;
+            tracker.tracker_id.clone()
         });
         let (shared, finds) = (self.shared.clone(), self.finds.clone());
         async move { (due, shared.announce(&url, &announce, tracker_id.as_deref(), Some(&finds)).await) }
