@@ -1,1 +1,3 @@
-//! Under construction.
+//! Floor 5: whole engines in one process, for tests, benches and the demo.
+
+pub mod payload;
