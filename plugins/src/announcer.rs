@@ -111,16 +111,18 @@ pub(crate) struct Announcer<A> {
 struct Shared<A> {
     ask: A,
     means: Means,
-    /// For each torrent the trackers that know of us, by URL.
-    known: Mutex<BTreeMap<[u8; 20], BTreeMap<Arc<str>, Acquaintance>>>,
+    known: Mutex<Known>,
 }
+
+/// For each torrent the trackers that know of us, by URL.
+type Known = BTreeMap<[u8; 20], BTreeMap<Arc<str>, Acquaintance>>;
 
 /// What a tracker knows of us.
 #[derive(Debug, Clone, Default)]
 struct Acquaintance {
     answered: bool,
-    /// It was last told that we miss something.
-    incomplete: bool,
+    /// It heard of the start of a download, and has not been told of its end.
+    owed_completed: bool,
     tracker_id: Option<Vec<u8>>,
 }
 
@@ -155,7 +157,7 @@ impl<A: Ask> Announcer<A> {
             .map(async |(url, known)| {
                 let farewell = async {
                     let say = |announce| self.shared.announce(url, announce, known.tracker_id.as_deref(), None);
-                    if known.answered && known.incomplete && announce.left == 0 {
+                    if known.answered && known.owed_completed && announce.left == 0 {
                         say(&completed).await?;
                     }
                     say(&announce).await
@@ -183,7 +185,7 @@ fn instance(url: &str) -> Arc<str> {
 }
 
 impl<A: Ask> Shared<A> {
-    fn with_known<R>(&self, f: impl FnOnce(&mut BTreeMap<[u8; 20], BTreeMap<Arc<str>, Acquaintance>>) -> R) -> R {
+    fn with_known<R>(&self, f: impl FnOnce(&mut Known) -> R) -> R {
         f(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -320,7 +322,11 @@ impl<A: Ask> Work<A> {
         let tracker_id = self.shared.with_known(|known| {
             // From now on it may know us, even if we never hear its answer.
             let tracker = known.entry(announce.info_hash).or_default().entry(url.clone()).or_default();
-            tracker.incomplete = announce.left > 0;
+            match due.event {
+                Event::Started => tracker.owed_completed = announce.left > 0,
+                Event::Completed => tracker.owed_completed = false,
+                _ => {}
+            }
             tracker.tracker_id.clone()
         });
         let (shared, finds) = (self.shared.clone(), self.finds.clone());
