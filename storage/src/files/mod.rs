@@ -8,6 +8,7 @@
 //!   during I/O.
 
 mod beneath;
+mod flush;
 mod pool;
 mod vectored;
 
@@ -27,6 +28,7 @@ use castanet_core::seams::storage::{Allocation, FileStamp, Layout, LayoutFile, S
 
 use self::{
     beneath::{Access, Walker},
+    flush::Flusher,
     pool::{FileKey, OpenFiles},
 };
 use crate::segments::Segments;
@@ -100,14 +102,14 @@ impl Files {
     }
 
     /// The file from the pool, or opened.
-    fn open(&self, index: usize, access: Access) -> Result<Arc<File>, StorageError> {
+    fn open(&self, walker: &mut Walker<'_>, index: usize, access: Access) -> Result<Arc<File>, StorageError> {
         match self.pool.get(FileKey { storage: self.storage, file: index }, access) {
             Some(file) => Ok(file),
-            None => self.open_with(&mut Walker::new(&self.root), index, access),
+            None => self.open_anew(walker, index, access),
         }
     }
 
-    fn open_with(&self, walker: &mut Walker<'_>, index: usize, access: Access) -> Result<Arc<File>, StorageError> {
+    fn open_anew(&self, walker: &mut Walker<'_>, index: usize, access: Access) -> Result<Arc<File>, StorageError> {
         let LayoutFile { path, length, .. } = self.file(index);
         let opened = match walker.open(path, access) {
             Err(StorageError::Io { source, .. }) if is_too_many_open(&source) => {
@@ -138,7 +140,7 @@ impl Files {
         if file.length == 0 && stamp.length == Some(0) {
             return Ok(());
         }
-        let open = self.open_with(walker, index, Access::Write)?;
+        let open = self.open_anew(walker, index, Access::Write)?;
         if file.length > 0 && !vectored::is_reserved(&open, file.length) {
             vectored::reserve(&open, file.length)
                 .map_err(|error| self.error("cannot reserve space for", index, error))?;
@@ -148,17 +150,18 @@ impl Files {
     }
 
     fn flush_taken(&self, taken: &mut Unflushed) -> Result<(), StorageError> {
+        let mut walker = Walker::new(&self.root);
+        let mut flusher = Flusher::new(taken.files.len());
         while let Some(index) = taken.files.first().copied() {
             // Any descriptor of a file flushes all of it, so one that was closed meanwhile is simply opened again.
-            match self.open(index, FLUSH_ACCESS) {
-                Ok(file) => file.sync_data().map_err(|error| self.error("cannot flush", index, error))?,
+            match self.open(&mut walker, index, FLUSH_ACCESS) {
+                Ok(file) => flusher.flush(&file).map_err(|error| self.error("cannot flush", index, error))?,
                 // Removed by someone else: nothing is left to lose.
                 Err(StorageError::Missing { .. }) => {}
                 Err(error) => return Err(error),
             }
             taken.files.remove(&index);
         }
-        let mut walker = Walker::new(&self.root);
         while let Some(folder) = taken.folders.first().cloned() {
             match walker.sync_folder(&folder) {
                 Ok(()) | Err(StorageError::Missing { .. }) => taken.folders.remove(&folder),
@@ -186,6 +189,7 @@ impl Storage for Files {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+        let mut walker = Walker::new(&self.root);
         let mut rest = &mut *into;
         for segment in self.segments.cut(offset, rest.len())? {
             let (part, after) = mem::take(&mut rest).split_at_mut(segment.length);
@@ -194,7 +198,7 @@ impl Storage for Files {
                 part.fill(0);
                 continue;
             }
-            let file = self.open(segment.file, Access::Read)?;
+            let file = self.open(&mut walker, segment.file, Access::Read)?;
             vectored::read_exact_at(&file, part, segment.at).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => {
                     StorageError::Missing { path: self.root.join(&self.file(segment.file).path) }
@@ -207,6 +211,7 @@ impl Storage for Files {
 
     fn write_at(&self, offset: u64, from: &[IoSlice<'_>]) -> Result<(), StorageError> {
         let length = from.iter().map(|slice| slice.len()).sum();
+        let mut walker = Walker::new(&self.root);
         let mut source = vectored::Source::new(from);
         let mut gathered = Vec::with_capacity(from.len());
         for segment in self.segments.cut(offset, length)? {
@@ -214,7 +219,7 @@ impl Storage for Files {
             if self.file(segment.file).pad {
                 continue;
             }
-            let file = self.open(segment.file, Access::Write)?;
+            let file = self.open(&mut walker, segment.file, Access::Write)?;
             // Noted first: a write that fails half-way has written something, too.
             self.unflushed().files.insert(segment.file);
             vectored::write_all_at(&file, &mut gathered, segment.at)
