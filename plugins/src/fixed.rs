@@ -1,6 +1,6 @@
 //! Peers that the user or a magnet link named (`x.pe`): HOST:PORT, looked up and passed on.
 //!
-//! Each is told once, and again every [`AGAIN`] while peers are wanted, since a peer may have come back or its name may
+//! Each is told once, and again every three minutes while peers are wanted, since a peer may have come back or its name may
 //! mean another address now. A name that does not resolve is tried again with growing pauses. The user's own word also
 //! counts for a private torrent.
 

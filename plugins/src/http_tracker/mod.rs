@@ -1,7 +1,7 @@
 //! HTTP trackers: `http:` and `https:` announce URLs (BEP 3, 7, 12, 23, 24, 31).
 //!
-//! The protocol and the schedule are `castanet_protocol::tracker`'s; following the schedule is [`Announcer`]'s. This
-//! file joins a URL and a query; [`client`] carries them.
+//! The protocol and the schedule are `castanet_protocol::tracker`'s; following the schedule is `Announcer`'s. This
+//! file joins a URL and a query; `client` carries them.
 
 #[cfg(test)]
 mod certificates;

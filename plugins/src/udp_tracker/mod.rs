@@ -1,7 +1,7 @@
 //! UDP trackers: `udp:` announce URLs (BEP 12, 15, 41).
 //!
-//! The datagrams and the schedule are `castanet_protocol::tracker`'s; following the schedule is [`Announcer`]'s. All
-//! torrents share one [`Socket`] per address family, and the connection ids that trackers granted.
+//! The datagrams and the schedule are `castanet_protocol::tracker`'s; following the schedule is `Announcer`'s. All
+//! torrents share one `Socket` per address family, and the connection ids that trackers granted.
 
 mod socket;
 #[cfg(test)]
