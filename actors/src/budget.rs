@@ -39,19 +39,24 @@ impl Budget {
         let total = (bytes / UNIT).max(16);
         Self { units: Arc::new(Semaphore::new(total)), total }
     }
-    /// Waits until `permit` covers at least `units`.
+    /// Waits until `permit` covers at least `units`, or all there are.
     pub async fn top_up(&self, permit: &mut Permit, units: usize) {
-        let short = units.saturating_sub(permit.units()) as u32;
+        let units = units.min(self.total);
+        let short = units.saturating_sub(permit.units());
         if short == 0 {
             return;
         }
-        // The semaphore is never closed, so this cannot fail.
-        if let Ok(more) = self.units.clone().acquire_many_owned(short).await {
+        if let Ok(more) = self.units.clone().try_acquire_many_owned(short as u32) {
             match &mut permit.0 {
                 Some(mine) => mine.merge(more),
                 empty => *empty = Some(more),
             }
+            return;
         }
+        // Who waits holds nothing: otherwise all could wait for what the others hold.
+        *permit = Permit::default();
+        // The semaphore is never closed, so this cannot fail.
+        permit.0 = self.units.clone().acquire_many_owned(units as u32).await.ok();
     }
     /// Is so little left that held blocks should go to disk now, whatever the run length?
     pub fn is_tight(&self) -> bool {
@@ -80,5 +85,30 @@ mod tests {
         drop(block);
         assert_eq!(budget.in_use(), 0);
         assert_eq!(Permit::default().split(UNIT).units(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_what_another_waiter_holds() {
+        let budget = Budget::new(16 * UNIT);
+        let (mut one, mut other) = (Permit::default(), Permit::default());
+        budget.top_up(&mut one, 8).await;
+        budget.top_up(&mut other, 8).await;
+        // Each wants four more than there are: with what they hold kept, neither would ever go on.
+        let waiting = async {
+            tokio::join!(
+                async {
+                    budget.top_up(&mut one, 12).await;
+                    drop(one);
+                },
+                async {
+                    budget.top_up(&mut other, 12).await;
+                    drop(other);
+                }
+            )
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await.unwrap();
+        let mut one = Permit::default();
+        budget.top_up(&mut one, 1000).await;
+        assert_eq!(one.units(), 16, "more than there is cannot be had");
     }
 }

@@ -63,19 +63,36 @@ pub struct WriteJob {
     pub hash_to: u32,
 }
 
-/// What came of a [`WriteJob`].
-#[derive(Debug)]
-pub struct Written {
-    /// The piece.
-    pub piece: PieceIndex,
-    /// The hash so far, or why the disk refused.
-    pub result: Result<RunningSha1, StorageError>,
+/// Takes a job's result, exactly once: a job that panics answers with an error.
+pub struct Answer<T>(Option<Taker<T>>);
+
+type Taker<T> = Box<dyn FnOnce(Result<T, StorageError>) + Send>;
+
+impl<T> Answer<T> {
+    /// An answer that goes to `take`, from a disk thread.
+    pub fn new(take: impl FnOnce(Result<T, StorageError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(take)))
+    }
+    fn give(mut self, result: Result<T, StorageError>) {
+        if let Some(take) = self.0.take() {
+            take(result);
+        }
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        if let Some(take) = self.0.take() {
+            let (action, path) = ("cannot use", "the torrent's files".into());
+            take(Err(StorageError::Io { action, path, source: std::io::Error::other("an internal error") }));
+        }
+    }
 }
 
 /// A job, with where its result goes. Results are sent from a disk thread.
 pub enum Job {
-    /// Write and hash.
-    Write(WriteJob, Box<dyn FnOnce(Written) + Send>),
+    /// Write and hash; answers with the hash so far.
+    Write(WriteJob, Answer<RunningSha1>),
     /// Read a range for a peer.
     Read {
         /// The torrent's storage.
@@ -85,7 +102,7 @@ pub enum Job {
         /// Number of bytes, at most 256 KiB.
         length: usize,
         /// Takes the bytes.
-        done: Box<dyn FnOnce(Result<Bytes, StorageError>) + Send>,
+        done: Answer<Bytes>,
     },
     /// Hash whole pieces from disk. A piece that cannot be read has no digest.
     Check {
@@ -96,7 +113,7 @@ pub enum Job {
         /// Which pieces.
         pieces: Range<u32>,
         /// Takes a digest for each piece.
-        done: Box<dyn FnOnce(Vec<Option<Sha1Digest>>) + Send>,
+        done: Answer<Vec<Option<Sha1Digest>>>,
     },
     /// Anything else that blocks: open, prepare, flush, save.
     Other(Box<dyn FnOnce() + Send>),
@@ -175,7 +192,7 @@ impl Shared {
 
     fn work(&self) {
         while let Some(jobs) = self.next() {
-            // A job that panics must not take the thread with it; its submitter notices the missing answer.
+            // A job that panics must not take the thread with it; its `Answer` says so.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run(jobs)));
         }
     }
@@ -206,15 +223,17 @@ impl Shared {
         for job in jobs {
             match job {
                 Job::Write(job, done) => writes.push((job, done)),
-                Job::Read { storage, offset, length, done } => done(self.read(&*storage, offset, length)),
-                Job::Check { storage, geometry, pieces, done } => done(self.check(&*storage, &geometry, pieces)),
+                Job::Read { storage, offset, length, done } => done.give(self.read(&*storage, offset, length)),
+                Job::Check { storage, geometry, pieces, done } => {
+                    done.give(Ok(self.check(&*storage, &geometry, pieces)))
+                }
                 Job::Other(job) => job(),
             }
         }
         self.write(writes);
     }
 
-    fn write(&self, mut writes: Vec<(WriteJob, Box<dyn FnOnce(Written) + Send>)>) {
+    fn write(&self, mut writes: Vec<(WriteJob, Answer<RunningSha1>)>) {
         let outcomes: Vec<_> = writes.iter().map(|(job, _)| write_runs(job)).collect();
         let mut batch: Vec<HashJob<'_>> = writes
             .iter_mut()
@@ -233,7 +252,7 @@ impl Shared {
         for ((mut job, done), outcome) in writes.into_iter().zip(outcomes) {
             job.runs.clear();
             let result = outcome.and_then(|()| self.hash_from_disk(&mut job)).map(|()| job.hash);
-            done(Written { piece: job.piece, result });
+            done.give(result);
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     budget::{Budget, Permit},
-    disk::{DiskPool, Job, Run, WriteJob},
+    disk::{Answer, DiskPool, Job, Run, WriteJob},
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
@@ -95,7 +95,9 @@ impl Storage {
         while let Some(order) = self.assembly.next(flush) {
             self.writes_under_way += 1;
             let me = ctx.address().recipient();
-            self.disk.submit(Job::Write(self.job(order), Box::new(move |written| tell(&me, JobWritten(written)))));
+            let piece = order.piece;
+            let answer = Answer::new(move |result| tell(&me, JobWritten { piece, result }));
+            self.disk.submit(Job::Write(self.job(order), answer));
         }
     }
 
@@ -132,12 +134,16 @@ impl Storage {
             let after = first + wanted.take(per_job as usize).count() as u32;
             *next = after;
             self.checks_under_way += 1;
-            let me = ctx.address().recipient();
+            let (me, count) = (ctx.address().recipient(), (after - first) as usize);
             self.disk.submit(Job::Check {
                 storage: self.storage.clone(),
                 geometry: self.geometry,
                 pieces: first..after,
-                done: Box::new(move |digests| tell(&me, StretchChecked { first, digests })),
+                done: Answer::new(move |digests| {
+                    // What could not be checked counts as unread: it is fetched again.
+                    let digests = digests.unwrap_or_else(|_| vec![None; count]);
+                    tell(&me, StretchChecked { first, digests });
+                }),
             });
         }
     }
@@ -192,17 +198,17 @@ impl Handler<WriteBlocks> for Storage {
 
 impl Handler<JobWritten> for Storage {
     type Result = ();
-    fn handle(&mut self, JobWritten(written): JobWritten, ctx: &mut Self::Context) {
+    fn handle(&mut self, JobWritten { piece, result }: JobWritten, ctx: &mut Self::Context) {
         self.writes_under_way -= 1;
-        match written.result {
+        match result {
             Ok(hash) => {
-                if let (Some(digest), Some(hashed)) = (self.assembly.done(written.piece, hash), &self.hashed) {
-                    tell(hashed, PieceHashed { piece: written.piece, digest });
+                if let (Some(digest), Some(hashed)) = (self.assembly.done(piece, hash), &self.hashed) {
+                    tell(hashed, PieceHashed { piece, digest });
                 }
                 self.submit_writes(self.budget.is_tight() || !self.idle.is_empty() || self.closing, ctx);
             }
             Err(error) => {
-                self.assembly.forget(written.piece);
+                self.assembly.forget(piece);
                 self.fail(&error, false);
             }
         }
@@ -218,7 +224,7 @@ impl Handler<ReadRange> for Storage {
             storage: self.storage.clone(),
             offset: self.geometry.offset_of_block(range),
             length: range.length as usize,
-            done: Box::new(move |result| {
+            done: Answer::new(move |result| {
                 if let Err(error) = &result {
                     tell(&failed, StorageFailed { error: error.to_string(), reading: true });
                 }

@@ -1,9 +1,15 @@
 //! Rate limits on sockets: a token bucket that any number of connections wait for in turn.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use castanet_core::seams::means::Clock;
 use castanet_protocol::rate::TokenBucket;
+
+/// How long a connection waits before it looks again: a limit may have been lifted meanwhile.
+const NAP: Duration = Duration::from_secs(1);
 
 /// A limit shared by cloning. Unlimited costs one lock a call.
 #[derive(Debug, Clone)]
@@ -30,7 +36,7 @@ impl Throttle {
             let taken = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, now);
             match taken {
                 Ok(()) => return,
-                Err(at) => tokio::time::sleep(at.since(now)).await,
+                Err(at) => tokio::time::sleep(at.since(now).min(NAP)).await,
             }
         }
     }

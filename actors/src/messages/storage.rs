@@ -2,7 +2,13 @@
 
 use actix::prelude::*;
 use bytes::Bytes;
-use castanet_core::{BlockRef, PieceIndex, Sha1Digest, seams::storage::FileStamp};
+use castanet_core::{
+    BlockRef, PieceIndex, Sha1Digest,
+    seams::{
+        hasher::RunningSha1,
+        storage::{FileStamp, StorageError},
+    },
+};
 
 use crate::budget::Permit;
 
@@ -66,7 +72,12 @@ pub struct CloseStorage;
 /// A disk thread has carried out a write.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub(crate) struct JobWritten(pub(crate) crate::disk::Written);
+pub(crate) struct JobWritten {
+    /// The piece.
+    pub(crate) piece: PieceIndex,
+    /// Its hash so far, or why the disk refused.
+    pub(crate) result: Result<RunningSha1, StorageError>,
+}
 
 /// A disk thread has hashed a stretch of pieces.
 #[derive(Message, Debug)]

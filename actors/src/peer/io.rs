@@ -3,10 +3,10 @@
 //! Reading waits for memory: a socket is read only with a permit that covers the buffer, and only when the actor has taken
 //! the last bytes (back-pressure by awaited replies). Writing gathers what waits into one vectored write.
 
-use std::{collections::VecDeque, io::IoSlice, sync::Arc};
+use std::{collections::VecDeque, io::IoSlice, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use castanet_core::seams::transport::{ReadHalf, WriteHalf};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,6 +27,8 @@ const SMALL: usize = 2 * 1024;
 const MEDIUM: usize = 2 * (UNIT + 64);
 /// With so many bytes under way a connection reads into a large, recycled buffer.
 const MUCH: usize = 512 * 1024;
+/// How long a connection may hold memory for bytes that do not come.
+const GRACE: Duration = Duration::from_secs(2);
 /// Slices gathered for one write: 32 blocks with their headers.
 const MOST_SLICES: usize = 64;
 
@@ -40,13 +42,10 @@ pub(super) async fn read_loop(mut reader: ReadHalf, early: BytesMut, me: Addr<Pe
     loop {
         if !std::mem::take(&mut is_early) {
             buffer = buffer.with_room(under_way, &shared);
-            if under_way == 0 {
-                // A quiet connection holds no share of the budget.
-                permit = Permit::default();
-            } else {
+            if under_way > 0 {
                 shared.budget.top_up(&mut permit, buffer.bytes.capacity().div_ceil(UNIT)).await;
             }
-            match reader.read_buf(&mut buffer.bytes).await {
+            match read(&mut reader, &mut buffer.bytes, &mut permit, under_way > 0).await {
                 Ok(0) => return end("the peer closed the connection".into()),
                 Ok(bytes) => {
                     for limit in shared.down.iter() {
@@ -61,6 +60,21 @@ pub(super) async fn read_loop(mut reader: ReadHalf, early: BytesMut, me: Addr<Pe
             Err(_) => return,
         }
     }
+}
+
+/// Reads what is there. A connection that is quiet, or falls silent, holds no share of the budget: the first bytes
+/// after a silence are few, and the rest is read with a permit again.
+async fn read(
+    reader: &mut ReadHalf,
+    buffer: &mut BytesMut,
+    permit: &mut Permit,
+    is_busy: bool,
+) -> std::io::Result<usize> {
+    if is_busy && let Ok(read) = tokio::time::timeout(GRACE, reader.read_buf(buffer)).await {
+        return read;
+    }
+    *permit = Permit::default();
+    reader.read_buf(&mut buffer.limit(SMALL)).await
 }
 
 struct Buffer {

@@ -17,7 +17,7 @@ use castanet_protocol::{
     peer::{CloseReason, Haves, Input, Output, PeerConfig, PeerMachine},
     rate::Meter,
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     budget::{Budget, Permit},
@@ -194,9 +194,12 @@ impl Peer {
     }
 
     fn send(&mut self, frames: Bytes, ctx: &mut Context<Self>) {
-        if self.outgoing.as_ref().is_some_and(|outgoing| outgoing.try_send(frames).is_err()) {
-            self.close(ExitReason::Failed("the peer does not read what it is sent".into()), ctx);
-        }
+        let reason = match self.outgoing.as_ref().map(|outgoing| outgoing.try_send(frames)) {
+            None | Some(Ok(())) => return,
+            Some(Err(TrySendError::Full(_))) => "the peer does not read what it is sent",
+            Some(Err(TrySendError::Closed(_))) => "the connection broke while sending",
+        };
+        self.close(ExitReason::Failed(reason.into()), ctx);
     }
 
     /// One timer for the machine's deadline; it is set anew only when the deadline comes nearer or has passed.
