@@ -109,6 +109,10 @@ pub fn parse_reply(reply: &[u8], v6: bool) -> Result<Reply, AnswerError> {
             }))
         }
         ERROR => Err(AnswerError::Refused { message: plain(&reply[8..]), retry: Retry::Usual }),
+        // A bare head is how opentracker refuses a torrent that is not on its list.
+        ANNOUNCE if reply.len() == 8 => {
+            Err(AnswerError::Refused { message: "it does not serve this torrent".to_owned(), retry: Retry::Usual })
+        }
         CONNECT | ANNOUNCE => Err(malformed("the datagram is too short")),
         _ => Err(malformed("the datagram is of an unknown kind")),
     }
@@ -310,6 +314,14 @@ mod tests {
         assert_eq!(parse_reply(&connect_reply(1, 99), false), Ok(Reply::Connected(99)));
         let refused = Err(AnswerError::Refused { message: "no\\n".to_owned() + "pe", retry: Retry::Usual });
         assert_eq!(parse_reply(&error_reply(1, "no\npe"), false), refused);
+    }
+
+    #[test]
+    fn a_bare_head_is_a_refusal() {
+        let reply = &announce_reply(1, &Answer::default())[..8];
+        assert!(matches!(parse_reply(reply, false), Err(AnswerError::Refused { .. })));
+        let cut = &announce_reply(1, &Answer::default())[..12];
+        assert!(matches!(parse_reply(cut, false), Err(AnswerError::Malformed(_))));
     }
 
     #[test]
