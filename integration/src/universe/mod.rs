@@ -1,0 +1,181 @@
+//! A universe: whole engines on one thread, in a network, on disks and in a time that are all simulated.
+//!
+//! [`universe`] runs a story in a world where nothing comes from outside: time is tokio's, paused, so that hours pass in
+//! moments; hosts talk over a [`MemoryNet`]; everything drawn is drawn from one seed, which is printed if the story
+//! fails. It answers with the log of what every torrent told: the same seed and the same story give the same log.
+//!
+//! When the story is over every engine is shut down, and the world is looked through for what should not be left:
+//! panics, tasks, connections, memory.
+
+mod host;
+mod stranger;
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    panic,
+    rc::Rc,
+    sync::Once,
+    time::Duration,
+};
+
+use actix_rt::System;
+use castanet::EngineBuilder;
+use castanet_transports::memory::{MemoryNet, MemoryTransport};
+use tokio::{
+    runtime::Builder,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+pub use self::{
+    host::Host,
+    stranger::{Stranger, strange_id},
+};
+
+/// The longest that a story may last, in its own time.
+pub const LONGEST_STORY: Duration = Duration::from_secs(24 * 3600);
+/// How long an engine may take to shut down beyond the time for good-byes, and how long its tasks may outlive it.
+pub const LAST_BREATH: Duration = Duration::from_secs(30);
+/// The time for good-byes.
+const GOOD_BYE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// Panics on this thread: of actors too, which tokio catches and nobody else would hear of.
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The log of a world.
+type Log = Rc<RefCell<Vec<String>>>;
+
+/// A world.
+#[derive(Debug)]
+pub struct Universe {
+    seed: u64,
+    net: MemoryNet,
+    hosts: RefCell<Vec<Host>>,
+    strangers: RefCell<Vec<JoinHandle<()>>>,
+    addresses: Cell<u8>,
+    log: Log,
+    start: Instant,
+}
+
+/// Tells the seed of a world that perished.
+struct Epitaph(u64);
+
+impl Drop for Epitaph {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this happened in the universe of seed {}", self.0);
+        }
+    }
+}
+
+/// Lets a story happen in a world of its own, looks through what it leaves, and answers with its log.
+///
+/// # Panics
+/// If the story does, if it lasts longer than [`LONGEST_STORY`], or if anything is left behind.
+pub fn universe(seed: u64, story: impl AsyncFnOnce(&Universe)) -> Vec<String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
+    PANICS.set(0);
+    let _epitaph = Epitaph(seed);
+    let runtime = || Builder::new_current_thread().enable_time().start_paused(true).build();
+    System::with_tokio_rt(|| runtime().expect("a runtime needs nothing that could be missing")).block_on(async move {
+        let world = Universe::new(seed);
+        timeout(LONGEST_STORY, story(&world)).await.expect("the story ends within a day of its own time");
+        world.end().await;
+        world.log.take()
+    })
+}
+
+impl Universe {
+    fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            net: MemoryNet::new(seed),
+            hosts: RefCell::default(),
+            strangers: RefCell::default(),
+            addresses: Cell::new(0),
+            log: Log::default(),
+            start: Instant::now(),
+        }
+    }
+
+    /// The network: links can be made slow, lossy, and be cut.
+    pub fn net(&self) -> &MemoryNet {
+        &self.net
+    }
+
+    /// Time since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// A host with an engine.
+    pub async fn host(&self) -> Host {
+        self.host_with(|engine| engine).await
+    }
+
+    /// A host with an engine that is set up as told, also when it comes back after a kill.
+    pub async fn host_with(&self, setup: impl Fn(EngineBuilder) -> EngineBuilder + 'static) -> Host {
+        let transport = self.stranger();
+        let number = u64::from(self.addresses.get());
+        let host = Host::new(self.net.clone(), transport, self.seed.rotate_left(20) ^ number, self.log.clone(), setup);
+        host.start().await;
+        self.hosts.borrow_mut().push(host.clone());
+        host
+    }
+
+    /// Several hosts.
+    pub async fn hosts(&self, count: usize) -> Vec<Host> {
+        let mut hosts = Vec::with_capacity(count);
+        for _ in 0..count {
+            hosts.push(self.host().await);
+        }
+        hosts
+    }
+
+    /// The place of a stranger: an address without an engine.
+    pub fn stranger(&self) -> MemoryTransport {
+        self.addresses.set(self.addresses.get() + 1);
+        self.net.host(IpAddr::V4(Ipv4Addr::new(10, 0, 0, self.addresses.get())))
+    }
+
+    /// Lets a stranger do something until the end of the world.
+    pub fn let_live(&self, life: impl Future<Output = ()> + 'static) {
+        self.strangers.borrow_mut().push(actix_rt::spawn(life));
+    }
+
+    /// Adds a line to the log.
+    pub fn note(&self, line: impl std::fmt::Display) {
+        let mut text = String::new();
+        let _ = write!(text, "{:.9} {line}", self.elapsed().as_secs_f64());
+        self.log.borrow_mut().push(text);
+    }
+
+    /// Shuts everything down and looks for what is left.
+    async fn end(&self) {
+        for host in self.hosts.take() {
+            host.check_memory().await;
+            let before = Instant::now();
+            host.shutdown(GOOD_BYE).await;
+            assert!(before.elapsed() <= GOOD_BYE + LAST_BREATH, "{host} took {:?} to shut down", before.elapsed());
+        }
+        for stranger in self.strangers.take() {
+            stranger.abort();
+            let _ = stranger.await;
+        }
+        // What was written last is still under way.
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(self.net.open_connections(), 0, "connections are left");
+        assert_eq!(PANICS.get(), 0, "something panicked, see above");
+    }
+}
