@@ -53,6 +53,8 @@ pub struct Pieces {
     picker: Picker,
     peers: BTreeMap<PeerKey, Connected>,
     links: PiecesLinks,
+    /// Has a piece been bad? Then it matters who gave the good ones.
+    is_suspicious: bool,
     exit: Option<ExitReason>,
 }
 
@@ -68,7 +70,7 @@ impl Pieces {
     ) -> Self {
         let mut picker = Picker::new(geometry, have, seed);
         picker.set_sequential(sequential);
-        Self { metainfo, picker, peers: BTreeMap::new(), links, exit: None }
+        Self { metainfo, picker, peers: BTreeMap::new(), links, is_suspicious: false, exit: None }
     }
 
     /// Changes priorities before the actor starts.
@@ -114,6 +116,10 @@ impl Pieces {
     fn update_all_interest(&mut self) {
         let keys: Vec<_> = self.peers.keys().copied().collect();
         keys.into_iter().for_each(|key| self.update_interest(key));
+    }
+
+    fn contributors(&self, piece: PieceIndex) -> Vec<PeerKey> {
+        self.picker.contributors(piece).into_iter().map(|(peer, _)| peer).collect()
     }
 
     fn is_good(&self, piece: PieceIndex, digest: castanet_core::Sha1Digest) -> bool {
@@ -202,12 +208,15 @@ impl Handler<PieceHashed> for Pieces {
     type Result = ();
     fn handle(&mut self, PieceHashed { piece, digest }: PieceHashed, _: &mut Self::Context) {
         if self.is_good(piece, digest) {
+            let contributors = if self.is_suspicious { self.contributors(piece) } else { Vec::new() };
             for bored in self.picker.piece_passed(piece) {
                 self.update_interest(bored);
             }
-            tell(&self.links.completed, PieceCompleted { piece, left: self.picker.left_bytes() });
+            tell(&self.links.completed, PieceCompleted { piece, left: self.picker.left_bytes(), contributors });
         } else {
-            let contributors = self.picker.piece_failed(piece).into_iter().map(|(peer, _)| peer).collect();
+            self.is_suspicious = true;
+            let contributors = self.contributors(piece);
+            let _ = self.picker.piece_failed(piece);
             tell(&self.links.rejected, PieceRejected { piece, contributors });
             self.feed_the_hungry();
         }

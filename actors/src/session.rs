@@ -3,18 +3,27 @@
 //! Owns what is shared and supervises: a torrent that dies is reported and forgotten, a plugin that dies is made anew with
 //! a growing pause and told to every torrent. Ends on `Shutdown`, when every torrent has said good-bye and saved.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::prelude::*;
 use castanet_core::{
     InfoHashes, PluginName, TorrentId,
     seams::{
-        discovery::{Build, Settings},
+        discovery::{Build, DiscoveryError, Settings},
         transport::{Listener, Transport},
     },
 };
 use futures_util::{StreamExt, future::join_all};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
+};
 
 use crate::{
     discovery::Discovery,
@@ -40,6 +49,8 @@ const MOST_GREETED: usize = 256;
 const MOST_EVENTS: usize = 4096;
 /// How long a removed torrent may take for its good-byes.
 const GOOD_BYE: Duration = Duration::from_secs(5);
+/// How long a torrent may take to save besides; a disk that hangs must not hold up the end for ever.
+const SAVING: Duration = Duration::from_secs(30);
 /// The first pause before a dead plugin is made anew; it doubles with every death up to ten minutes.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -63,6 +74,7 @@ struct Hosted {
 struct Running {
     hashes: InfoHashes,
     addr: Addr<Torrent>,
+    stopping: bool,
 }
 
 /// The actor.
@@ -95,9 +107,17 @@ impl Session {
     fn start_plugin(&mut self, at: usize, ctx: &mut Context<Self>) {
         let Some(hosted) = self.plugins.get_mut(at) else { return };
         let Registered { name, build, settings } = &hosted.registered;
-        let plugin = match build(&self.shared.means, settings) {
+        // It may panic anywhere, here too, and must not take the session along.
+        let built = catch_unwind(AssertUnwindSafe(|| build(&self.shared.means, settings)));
+        let plugin = match built.unwrap_or_else(|_| Err(DiscoveryError::Unusable("an internal error".into()))) {
             Ok(plugin) => plugin,
-            Err(error) => return tracing::warn!(plugin = %name, %error, "plugin cannot start"),
+            Err(error) => {
+                tracing::warn!(plugin = %name, %error, "plugin cannot start");
+                // One that has never started has wrong settings; one that did may start again.
+                return if hosted.deaths > 0 {
+                    self.start_plugin_later(at, ctx)
+                };
+            }
         };
         let addr = Discovery::new(plugin, ctx.address().recipient()).start();
         let started = PluginStarted {
@@ -112,6 +132,14 @@ impl Session {
             tell(&torrent.addr.clone().recipient(), started.clone());
         }
         hosted.running = Some((addr, started));
+    }
+
+    fn start_plugin_later(&mut self, at: usize, ctx: &mut Context<Self>) {
+        let Some(hosted) = self.plugins.get_mut(at) else { return };
+        let pause = FIRST_PAUSE * 2u32.pow(hosted.deaths.min(8));
+        hosted.deaths += 1;
+        hosted.running = None;
+        ctx.run_later(pause, move |session, ctx| session.start_plugin(at, ctx));
     }
 
     fn add(&mut self, AddTorrent(spec): AddTorrent, ctx: &mut Context<Self>) -> Result<TorrentAdded, AddError> {
@@ -135,7 +163,7 @@ impl Session {
         let addr = self
             .placement
             .start(move |_: &mut Context<Torrent>| Torrent::new(torrent, spec, shared, plugins, parent, events, state));
-        self.torrents.insert(torrent, Running { hashes, addr });
+        self.torrents.insert(torrent, Running { hashes, addr, stopping: false });
         Ok(TorrentAdded { torrent, events: receiver, state: observed })
     }
 
@@ -144,7 +172,7 @@ impl Session {
         M: Message<Result = ()> + Send + 'static,
         Torrent: Handler<M>,
     {
-        let found = self.torrents.get(&torrent);
+        let found = self.torrents.get(&torrent).filter(|running| !running.stopping);
         if let Some(running) = found {
             tell(&running.addr.clone().recipient(), message);
         }
@@ -154,11 +182,16 @@ impl Session {
 
 /// Greets whoever connects, for as long as the session lives.
 async fn welcome(mut listener: Listener, shared: Shared) {
-    let places = Arc::new(Semaphore::new(MOST_GREETED));
+    // Those who are being greeted are let go with the session.
+    let mut greeted = JoinSet::new();
     while let Some(next) = listener.incoming.next().await {
-        let (Ok(mut connection), Ok(place)) = (next, places.clone().try_acquire_owned()) else { continue };
+        while greeted.try_join_next().is_some() {}
+        let Ok(mut connection) = next else { continue };
+        if greeted.len() >= MOST_GREETED {
+            continue;
+        }
         let doors = shared.doors.clone();
-        actix_rt::spawn(async move {
+        greeted.spawn_local(async move {
             let remote = connection.remote;
             let peer_id = |hash: &[u8; 20]| doors.read().ok()?.get(hash).map(|door| door.peer_id);
             match shake::inbound(&mut connection, peer_id).await {
@@ -170,7 +203,6 @@ async fn welcome(mut listener: Listener, shared: Shared) {
                 }
                 Err(reason) => tracing::debug!(peer = %remote, reason, "connection refused"),
             }
-            drop(place);
         });
     }
 }
@@ -186,6 +218,22 @@ impl Actor for Session {
             self.start_plugin(at, ctx);
         }
     }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        // After a clean shutdown no torrent is left; this is for panics.
+        for running in self.torrents.values() {
+            tell(&running.addr.clone().recipient(), Stop { within: GOOD_BYE });
+        }
+        for (addr, _) in self.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
+            tell(&addr.clone().recipient(), CloseDiscovery);
+        }
+    }
+}
+
+/// Stops a torrent; false if it is dead or does not end in time.
+fn stop(torrent: &Addr<Torrent>, within: Duration) -> impl Future<Output = bool> + 'static {
+    let stopping = torrent.send(Stop { within });
+    async move { matches!(tokio::time::timeout(within + SAVING, stopping).await, Ok(Ok(()))) }
 }
 
 impl Handler<AddTorrent> for Session {
@@ -210,13 +258,16 @@ impl Handler<ResumeTorrent> for Session {
 }
 
 impl Handler<RemoveTorrent> for Session {
-    type Result = ResponseFuture<bool>;
+    type Result = ResponseActFuture<Self, bool>;
     fn handle(&mut self, RemoveTorrent(torrent): RemoveTorrent, _: &mut Self::Context) -> Self::Result {
-        let running = self.torrents.remove(&torrent);
-        Box::pin(async move {
-            let Some(running) = running else { return false };
-            running.addr.send(Stop { within: GOOD_BYE }).await.is_ok()
-        })
+        let running = self.torrents.get_mut(&torrent).filter(|running| !running.stopping);
+        let Some(running) = running else { return Box::pin(async { false }.into_actor(self)) };
+        running.stopping = true;
+        // It is known until it has ended: a shutdown waits for it, and its files are not opened twice.
+        Box::pin(stop(&running.addr, GOOD_BYE).into_actor(self).map(move |ended, session, _| {
+            session.torrents.remove(&torrent);
+            ended
+        }))
     }
 }
 
@@ -244,15 +295,8 @@ impl Handler<Shutdown> for Session {
     type Result = ResponseActFuture<Self, ()>;
     fn handle(&mut self, Shutdown { within }: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.closing = true;
-        let torrents = std::mem::take(&mut self.torrents);
-        let stopping =
-            async move { join_all(torrents.values().map(|running| running.addr.send(Stop { within }))).await };
-        Box::pin(stopping.into_actor(self).map(|_, session, ctx| {
-            for (addr, _) in session.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
-                tell(&addr.clone().recipient(), CloseDiscovery);
-            }
-            ctx.stop();
-        }))
+        let stopping = join_all(self.torrents.values().map(|running| stop(&running.addr, within)));
+        Box::pin(stopping.into_actor(self).map(|_, _, ctx| ctx.stop()))
     }
 }
 
@@ -262,15 +306,11 @@ impl Handler<ChildStopped> for Session {
         match child {
             Child::Discovery(name) if !self.closing && reason != ExitReason::Asked => {
                 let Some(at) = self.plugins.iter().position(|hosted| hosted.registered.name == name) else { return };
-                let hosted = &mut self.plugins[at];
-                let pause = FIRST_PAUSE * 2u32.pow(hosted.deaths.min(8));
-                hosted.deaths += 1;
-                hosted.running = None;
-                tracing::warn!(plugin = %name, ?reason, ?pause, "plugin died and will be made anew");
-                ctx.run_later(pause, move |session, ctx| session.start_plugin(at, ctx));
+                tracing::warn!(plugin = %name, ?reason, "plugin died and will be made anew");
+                self.start_plugin_later(at, ctx);
             }
             Child::Torrent(torrent) => {
-                if self.torrents.remove(&torrent).is_some() {
+                if self.torrents.remove(&torrent).is_some() && reason != ExitReason::Asked {
                     tracing::warn!(%torrent, ?reason, "torrent ended");
                 }
             }

@@ -107,6 +107,8 @@ pub struct PieceCompleted {
     pub piece: PieceIndex,
     /// Wanted bytes still missing.
     pub left: u64,
+    /// Who gave blocks of it; told only if earlier pieces were bad, so that suspicions end.
+    pub contributors: Vec<PeerKey>,
 }
 
 /// A piece did not match its hash and is fetched again.

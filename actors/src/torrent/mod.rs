@@ -27,13 +27,19 @@ use castanet_protocol::{
     swarm::{Swarm, SwarmConfig},
     unchoke::{Choker, ChokerConfig},
 };
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
+};
 
 use crate::{
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
+        discovery::{Leave, Unwatch},
+        pieces::ClosePieces,
         session::TorrentSpec,
+        storage::CloseStorage,
         torrent::{
             BytesWasted, GetTorrent, Happening, Phase, PluginStarted, StorageFailed, TorrentEvent, TorrentSnapshot,
         },
@@ -78,6 +84,8 @@ pub struct Torrent {
     peer_shared: PeerShared,
     next_peer: u64,
     fresh: Vec<PieceIndex>,
+    /// Dials under way; they end with the torrent.
+    dials: JoinSet<()>,
 
     down: Meter,
     up: Meter,
@@ -85,6 +93,7 @@ pub struct Torrent {
     quiet_since: Moment,
     stalled: Option<String>,
     saved: save::Saved,
+    stopping: bool,
     exit: Option<ExitReason>,
 }
 
@@ -154,12 +163,14 @@ impl Torrent {
             peer_shared,
             next_peer: 1,
             fresh: Vec::new(),
+            dials: JoinSet::new(),
             down: Meter::new(now),
             up: Meter::new(now),
             totals: Totals::default(),
             quiet_since: now,
             stalled: None,
             saved: save::Saved::default(),
+            stopping: false,
             exit: None,
             spec,
             shared,
@@ -187,6 +198,10 @@ impl Torrent {
         self.disconnect_all(&ExitReason::Failed(error.clone()));
         self.close_door();
         self.phase = Phase::Failed(error.clone());
+        self.update_progress();
+        for plugin in &self.plugins {
+            tell(&plugin.leave, Leave { torrent: self.id, within: save::GOOD_BYE });
+        }
         self.save(ctx);
         self.publish();
         self.happened(Happening::Failed(error));
@@ -197,6 +212,21 @@ impl Torrent {
         let door = Door { peer_id: self.me, arrived: ctx.address().recipient() };
         if let Ok(mut doors) = self.shared.doors.write() {
             doors.insert(self.info_hash, door);
+        }
+    }
+
+    /// Leaves nothing running behind. After a clean stop nothing is; this is for panics.
+    fn abandon(&mut self) {
+        self.close_door();
+        self.disconnect_all(&ExitReason::Asked);
+        if let Some(pieces) = self.pieces.take() {
+            tell(&pieces.recipient(), ClosePieces);
+        }
+        if let Some(storage) = self.storage.take() {
+            tell(&storage.recipient(), CloseStorage);
+        }
+        for plugin in &self.plugins {
+            tell(&plugin.unwatch, Unwatch(self.id));
         }
     }
 
@@ -216,7 +246,7 @@ impl Actor for Torrent {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.close_door();
+        self.abandon();
         let reason = self.exit.take().unwrap_or(ExitReason::Unexplained);
         tell(&self.parent, ChildStopped { child: Child::Torrent(self.id), reason });
     }

@@ -47,7 +47,8 @@ impl Torrent {
         {
             let (transports, info_hash, me) = (self.shared.transports.clone(), self.info_hash, self.me);
             let (arrived, failed) = (ctx.address().recipient(), ctx.address().recipient());
-            actix_rt::spawn(async move {
+            while self.dials.try_join_next().is_some() {}
+            self.dials.spawn_local(async move {
                 let addr = dial.addr;
                 let mut reason = "no transport can reach it".to_string();
                 for transport in transports.iter() {
@@ -162,6 +163,15 @@ impl Torrent {
         }
     }
 
+    /// Closes all connections; when the answers are there, nothing more comes from them.
+    pub(super) fn part_from_all(&mut self, reason: &ExitReason) -> Vec<actix::dev::Request<Peer, Disconnect>> {
+        let part = |connected: &mut Connected| {
+            connected.closing.get_or_insert(CloseKind::Clean);
+            connected.peer.send(Disconnect(reason.clone()))
+        };
+        self.peers.values_mut().map(part).collect()
+    }
+
     pub(super) fn disconnect_all(&mut self, reason: &ExitReason) {
         for connected in self.peers.values_mut() {
             connected.closing.get_or_insert(CloseKind::Clean);
@@ -220,6 +230,9 @@ impl Torrent {
 
     /// Tells the peers what has been completed since the last time.
     fn announce(&mut self) {
+        if self.fresh.is_empty() {
+            return;
+        }
         let pieces: Arc<[_]> = std::mem::take(&mut self.fresh).into();
         for connected in self.peers.values() {
             tell(&connected.peer.clone().recipient(), Announce(pieces.clone()));
@@ -349,7 +362,8 @@ impl Handler<PeerReport> for Torrent {
 
 impl Handler<PieceCompleted> for Torrent {
     type Result = ();
-    fn handle(&mut self, PieceCompleted { piece, left }: PieceCompleted, ctx: &mut Self::Context) {
+    fn handle(&mut self, PieceCompleted { piece, left, contributors }: PieceCompleted, ctx: &mut Self::Context) {
+        contributors.into_iter().for_each(|key| self.swarm.good_piece(key));
         self.have.set(piece);
         self.left = left;
         self.saved.is_dirty = true;

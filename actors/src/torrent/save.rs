@@ -2,6 +2,8 @@
 //!
 //! A record names only pieces that were flushed before it was written: first the list, then the flush, then the record.
 
+use std::time::Duration;
+
 use actix::prelude::*;
 use castanet_core::{Bitfield, Moment, seams::resume::ResumeRecord, seams::storage::FileStamp};
 use futures_util::future::join_all;
@@ -11,14 +13,16 @@ use super::Torrent;
 use crate::{
     disk::Job,
     lifecycle::ExitReason,
-    mail::tell,
     messages::{
         discovery::Leave,
-        pieces::{ClosePieces, GetPieces},
-        storage::{CloseStorage, Flush},
+        pieces::GetPieces,
+        storage::Flush,
         torrent::{Pause, Phase, Resume, Stop},
     },
 };
+
+/// How long the good-byes of a torrent that is paused or fails may take.
+pub(super) const GOOD_BYE: Duration = Duration::from_secs(5);
 
 /// When the resume data were saved last.
 #[derive(Debug, Default)]
@@ -47,8 +51,9 @@ impl Torrent {
         let (have, flushed) = (self.have.clone(), storage.send(Flush { drain: false }));
         ctx.spawn(flushed.into_actor(self).map(move |stamps, torrent, _| {
             torrent.saved.under_way = false;
-            if let Ok(Ok(stamps)) = stamps {
-                drop(torrent.write_record(have, stamps));
+            match stamps {
+                Ok(Ok(stamps)) => drop(torrent.write_record(have, stamps)),
+                _ => torrent.saved.is_dirty = true,
             }
         }));
     }
@@ -75,16 +80,21 @@ impl Torrent {
     }
 
     /// Closes all connections, says good-bye, writes what is held and saves.
-    fn wind_up(&mut self, within: std::time::Duration, reason: &ExitReason) -> ResponseActFuture<Self, ()> {
+    fn wind_up(&mut self, within: Duration, reason: &ExitReason) -> ResponseActFuture<Self, ()> {
         self.close_door();
-        self.disconnect_all(reason);
+        let partings = self.part_from_all(reason);
         self.update_progress();
         let leaves: Vec<_> = self.plugins.iter().map(|p| p.leave.send(Leave { torrent: self.id, within })).collect();
         let (storage, pieces) = (self.storage.clone(), self.pieces.clone());
         let saving = async move {
+            // The peers have sent their last blocks to the piece manager, it has handed them to the storage, and only
+            // then are the files flushed and stamped: a later write would make the record worthless.
+            join_all(partings).await;
+            let pieces = pieces?;
+            pieces.send(GetPieces).await.ok()?;
             let stamps = storage?.send(Flush { drain: true }).await.ok()?.ok()?;
             // Asked only now: what was still being written has been counted.
-            let have = pieces?.send(GetPieces).await.ok()?.have;
+            let have = pieces.send(GetPieces).await.ok()?.have;
             Some((have, stamps))
         };
         let saved = saving.into_actor(self).then(|found, torrent: &mut Self, _| {
@@ -110,14 +120,15 @@ impl Torrent {
 impl Handler<Stop> for Torrent {
     type Result = ResponseActFuture<Self, ()>;
     fn handle(&mut self, Stop { within }: Stop, _: &mut Self::Context) -> Self::Result {
-        self.phase = Phase::Paused;
+        self.stopping = true;
+        self.checking = None;
+        if !matches!(self.phase, Phase::Failed(_)) {
+            self.phase = Phase::Paused;
+        }
         Box::pin(self.wind_up(within, &ExitReason::Asked).map(|(), torrent: &mut Self, ctx| {
-            if let Some(pieces) = torrent.pieces.take() {
-                tell(&pieces.recipient(), ClosePieces);
-            }
-            if let Some(storage) = torrent.storage.take() {
-                tell(&storage.recipient(), CloseStorage);
-            }
+            torrent.abandon();
+            // Whoever is answered now may open the same files.
+            torrent.opened = None;
             torrent.publish();
             torrent.exit = Some(ExitReason::Asked);
             ctx.stop();
@@ -130,8 +141,7 @@ impl Handler<Pause> for Torrent {
     fn handle(&mut self, _: Pause, ctx: &mut Self::Context) {
         if self.is_running() {
             self.phase = Phase::Paused;
-            let within = std::time::Duration::from_secs(5);
-            ctx.spawn(self.wind_up(within, &ExitReason::Asked).map(|(), torrent: &mut Self, _| torrent.publish()));
+            ctx.spawn(self.wind_up(GOOD_BYE, &ExitReason::Asked).map(|(), torrent: &mut Self, _| torrent.publish()));
         }
     }
 }
@@ -139,7 +149,7 @@ impl Handler<Pause> for Torrent {
 impl Handler<Resume> for Torrent {
     type Result = ();
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
-        if self.phase == Phase::Paused && !self.spec.check_only && self.pieces.is_some() {
+        if self.phase == Phase::Paused && !self.stopping && !self.spec.check_only && self.pieces.is_some() {
             self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
             self.meet(ctx);
             self.publish();
