@@ -57,22 +57,24 @@ impl Torrent {
         let key = ResumeKey { info_hashes: self.spec.metainfo.info_hashes, root: layout.root.clone() };
         let (resume, factory) = (self.shared.resume.clone(), self.shared.storage.clone());
         let (done, opened) = oneshot::channel();
-        let is_check = self.spec.check_only;
+        let is_check = self.spec.check_only || self.spec.seed_only;
         let job = move || {
             let open = || -> Result<Found, String> {
                 let lock = resume.lock(&key).map_err(|error| error.to_string())?;
                 let record = resume.load(&key).map_err(|error| error.to_string())?;
                 let storage = factory.open(&layout).map_err(|error| error.to_string())?;
+                // Before anything is created or reserved, or the files would not be those that were recorded.
+                let stamps = storage.stamps().map_err(|error| error.to_string())?;
                 if !is_check {
                     storage.prepare().map_err(|error| error.to_string())?;
                 }
-                let stamps = storage.stamps().map_err(|error| error.to_string())?;
                 Ok(Found { opened: Opened { key, storage, _lock: lock }, record, stamps })
             };
             let _ = done.send(open().map(|found| (found, layout)));
         };
         self.shared.disk.submit(Job::Other(Box::new(job)));
         ctx.spawn(opened.into_actor(self).map(|found, torrent, ctx| match found {
+            _ if torrent.stopping => {}
             Ok(Ok((found, layout))) => torrent.opened(found, &layout, ctx),
             Ok(Err(error)) => torrent.fail(error, ctx),
             Err(_) => torrent.fail("an internal error ended a disk thread; nothing is lost".into(), ctx),
@@ -130,6 +132,10 @@ impl Torrent {
     /// Files are open and checked: meets the peers, or ends here if only a check was wanted.
     fn begin(&mut self, ctx: &mut Context<Self>) {
         self.checking = None;
+        let (have, all) = (self.have.count(), self.geometry.pieces());
+        if self.spec.seed_only && have < all {
+            return self.fail(format!("{} of {all} pieces are missing or bad", all - have), ctx);
+        }
         let (Some(storage), me) = (self.storage.clone(), ctx.address()) else { return };
         let links = PiecesLinks {
             write: storage.clone().recipient(),
@@ -151,6 +157,10 @@ impl Torrent {
         self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
         if self.spec.check_only {
             self.phase = Phase::Paused;
+        }
+        if self.have.is_full() {
+            // Nobody is connected yet whom that could make useless.
+            let _ = self.swarm.set_seeding(true, self.now());
         }
         self.happened(Happening::Started { have: self.have.count() });
         if self.left == 0 {
