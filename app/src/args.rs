@@ -1,0 +1,321 @@
+//! The command line as clap reads it. Values are in `values`, what commands do in `commands`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use castanet::Priority;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use globset::Glob;
+
+use crate::values;
+
+/// Downloads and seeds torrents.
+#[derive(Debug, Parser)]
+#[command(
+    name = "castanet",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (the same command resumes)."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Configuration file (TOML) [default: castanet/config.toml in the XDG config folder, if it is there]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CASTANET_CONFIG",
+        hide_env = true,
+        help_heading = "General"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Where resume data are kept [default: castanet in the XDG state folder]
+    #[arg(long, global = true, value_name = "DIR", env = "CASTANET_STATE", hide_env = true, help_heading = "General")]
+    pub(crate) state: Option<PathBuf>,
+    /// Log what happens inside (-vv, -vvv: more); RUST_LOG chooses finer
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "General")]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Download torrents; ends once they are complete and verified on disk
+    Get(Get),
+    /// Serve complete torrents to others until interrupted
+    Seed(Seed),
+    /// Make a .torrent file
+    Create(Create),
+    /// Show what a .torrent file or magnet link says
+    Show(Show),
+    /// Compare files on disk with their torrent, piece by piece
+    Verify(Verify),
+    /// A whole swarm on this machine: tracker, two seeds and one download, made on the spot
+    Demo(Demo),
+    /// List the discovery plugins
+    Plugins,
+    /// Print a documented configuration file
+    Config,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page (roff)
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// A .torrent file (repeatable)
+    #[arg(required = true, value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// Download into this folder
+    #[arg(short, long, value_name = "DIR", env = "CASTANET_OUTPUT", hide_env = true)]
+    pub(crate) output: Option<PathBuf>,
+    /// Only files whose path matches; may be given several times
+    #[arg(long, value_name = "GLOB", value_parser = values::glob)]
+    pub(crate) select: Vec<Glob>,
+    /// Files that come first or last: GLOB=high, GLOB=normal, GLOB=low
+    #[arg(long, value_name = "GLOB=PRIORITY", value_parser = values::glob_priority)]
+    pub(crate) priority: Vec<(Glob, Priority)>,
+    /// Fetch the pieces in order
+    #[arg(long)]
+    pub(crate) sequential: bool,
+    /// Whether disk space is reserved beforehand [default: sparse]
+    #[arg(long, value_enum, env = "CASTANET_ALLOCATE", hide_env = true)]
+    pub(crate) allocate: Option<Allocate>,
+    /// Go on as a seed when complete
+    #[arg(long)]
+    pub(crate) seed: bool,
+    #[command(flatten)]
+    pub(crate) limits: SeedLimits,
+    /// Give up when nothing arrives for so long, such as 90s or 10m [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, env = "CASTANET_STALL_TIMEOUT", hide_env = true)]
+    pub(crate) stall_timeout: Option<Duration>,
+    /// One JSON object a line on stdout instead of progress for people
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) network: Network,
+}
+
+/// When seeding ends by itself.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SeedLimits {
+    /// Seed until so many times the torrent's size were sent, such as 1.5
+    #[arg(long, value_name = "RATIO", value_parser = values::ratio, env = "CASTANET_SEED_RATIO", hide_env = true)]
+    pub(crate) seed_ratio: Option<f64>,
+    /// Seed for so long, such as 30m or 2d
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, env = "CASTANET_SEED_TIME", hide_env = true)]
+    pub(crate) seed_time: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allocate {
+    /// Files grow as pieces arrive
+    Sparse,
+    /// All space is reserved at the start
+    Full,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Seed {
+    /// A .torrent file, or a folder of them (repeatable)
+    #[arg(required = true, value_name = "TORRENT")]
+    pub(crate) torrents: Vec<PathBuf>,
+    /// The folder that holds the torrents' files
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) limits: SeedLimits,
+    /// One JSON object a line on stdout instead of progress for people
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) network: Network,
+}
+
+/// How peers are found and reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct Network {
+    /// Where peers may connect; repeatable [default: all interfaces, port 6881 or the next free one]
+    #[arg(long, value_name = "ADDR:PORT", env = "CASTANET_LISTEN", hide_env = true, value_delimiter = ',')]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// A peer to dial at once (repeatable)
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::host_and_port)]
+    pub(crate) peer: Vec<String>,
+    /// A tracker besides the torrent's own (repeatable)
+    #[arg(long, value_name = "URL", value_parser = values::url)]
+    pub(crate) tracker: Vec<String>,
+    /// Only these discovery plugins; `castanet plugins` lists them
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', env = "CASTANET_PLUGINS", hide_env = true)]
+    pub(crate) plugins: Option<Vec<String>>,
+    /// Ask no trackers
+    #[arg(long)]
+    pub(crate) no_trackers: bool,
+    /// Reach peers only so (repeatable)
+    #[arg(long, value_enum)]
+    pub(crate) transport: Vec<TransportName>,
+    /// Download limit per second: bytes, or 500K, 2.5M; 0 is unlimited
+    #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_DOWN", hide_env = true)]
+    pub(crate) max_down: Option<u64>,
+    /// Upload limit per second
+    #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_UP", hide_env = true)]
+    pub(crate) max_up: Option<u64>,
+    #[command(flatten)]
+    pub(crate) later: Later,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportName {
+    Tcp,
+    #[value(hide = true)]
+    Utp,
+}
+
+/// Options of the contract whose turn has not come: those that turn something off are harmless, the others refused.
+#[derive(Debug, Args)]
+pub(crate) struct Later {
+    #[arg(long, hide = true)]
+    no_dht: bool,
+    #[arg(long, hide = true)]
+    no_pex: bool,
+    #[arg(long, hide = true)]
+    no_lsd: bool,
+    #[arg(long, hide = true)]
+    port_mapping: Option<OnOff>,
+    #[arg(long, hide = true)]
+    dht_bootstrap: Vec<String>,
+    #[arg(long, hide = true)]
+    plugin: Vec<String>,
+    #[arg(long, hide = true)]
+    encryption: Option<Encryption>,
+    #[arg(long, hide = true)]
+    proxy: Option<String>,
+    #[arg(long, hide = true)]
+    interface: Option<String>,
+    #[arg(long, hide = true)]
+    exempt_lan: bool,
+}
+
+impl Later {
+    /// The first option that asks for something not built yet.
+    pub(crate) fn refused(&self) -> Option<&'static str> {
+        let asked = [
+            (!self.plugin.is_empty(), "--plugin"),
+            (self.encryption == Some(Encryption::Require), "--encryption require"),
+            (self.proxy.is_some(), "--proxy"),
+            (self.interface.is_some(), "--interface"),
+            (self.exempt_lan, "--exempt-lan"),
+        ];
+        asked.into_iter().find_map(|(is_asked, name)| is_asked.then_some(name))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Encryption {
+    Prefer,
+    Require,
+    Disable,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The file or folder to share
+    pub(crate) path: PathBuf,
+    /// The .torrent file to write
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// A tracker; further ones are asked if the first cannot be reached (repeatable)
+    #[arg(long, value_name = "URL", value_parser = values::url)]
+    pub(crate) tracker: Vec<String>,
+    /// A web seed (repeatable)
+    #[arg(long, value_name = "URL", value_parser = values::url)]
+    pub(crate) webseed: Vec<String>,
+    /// Bytes of a piece: a power of two, such as 256K [default: by the size]
+    #[arg(long, value_name = "BYTES", value_parser = values::piece_length)]
+    pub(crate) piece_length: Option<u32>,
+    /// Peers are found by the trackers only
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// A remark
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: Option<String>,
+    /// The version of BitTorrent
+    #[arg(long, value_enum, default_value = "v1")]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    V1,
+    #[value(hide = true)]
+    V2,
+    #[value(hide = true)]
+    Hybrid,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// A .torrent file, a magnet link or an info-hash
+    pub(crate) source: String,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The .torrent file
+    pub(crate) torrent: String,
+    /// The folder that holds the torrent's file or folder
+    pub(crate) folder: PathBuf,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Size of what is downloaded
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes, default_value = "64M")]
+    pub(crate) size: u64,
+    /// What the payload is made from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_seed_is_the_folder() {
+        let cli = Cli::try_parse_from(["castanet", "seed", "a.torrent", "b.torrent", "--no-dht", "dir"]).unwrap();
+        let Command::Seed(seed) = cli.command else { panic!("not seed: {cli:?}") };
+        assert_eq!(seed.torrents, [PathBuf::from("a.torrent"), PathBuf::from("b.torrent")]);
+        assert_eq!(seed.folder, PathBuf::from("dir"));
+        assert!(Cli::try_parse_from(["castanet", "seed", "a.torrent"]).is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! `castanet get`: download until complete and verified on disk.
+
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use castanet::{Allocation, Metainfo, Priority, Torrent};
+
+use crate::{
+    args::{Allocate, Common, Get},
+    config::Settings,
+    interrupt::Interrupt,
+    network,
+    output::{self, Shown, human},
+    source::{self, Source},
+    swarm::{self, Goal},
+    values,
+};
+
+/// Runs the command.
+pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt) -> Result<ExitCode> {
+    let settings = Settings::read(common)?;
+    settings.complete_get(&mut get)?;
+    let mut torrents = Vec::new();
+    let mut known = BTreeSet::new();
+    for text in &get.sources {
+        let metainfo = Source::torrent(text)?;
+        source::ensure_v1(&metainfo, "download")?;
+        if known.insert(metainfo.info_hashes) {
+            torrents.push(torrent(&get, metainfo)?);
+        }
+    }
+    let engine = network::engine(&get.network, settings.state_folder(common))?;
+    let goal = Goal {
+        seed: get.seed || get.limits.seed_ratio.is_some() || get.limits.seed_time.is_some(),
+        limits: get.limits.clone(),
+        stall_timeout: get.stall_timeout,
+    };
+    let mut display = output::display(get.json);
+    swarm::run(engine.start().await?, torrents, &goal, &mut *display, &mut interrupt).await
+}
+
+fn torrent(get: &Get, metainfo: Arc<Metainfo>) -> Result<(Shown, Torrent)> {
+    let priorities = values::priorities(&metainfo, &get.select, &get.priority).map_err(anyhow::Error::msg);
+    let name = human::escaped(&metainfo.info.name).into_owned();
+    let priorities = priorities.with_context(|| name.clone())?;
+    let folder = get.output.clone().unwrap_or_else(|| PathBuf::from("."));
+    let allocation = match get.allocate {
+        Some(Allocate::Full) => Allocation::Full,
+        Some(Allocate::Sparse) | None => Allocation::Sparse,
+    };
+    let shown = Shown::new(metainfo.clone(), wanted(&metainfo, &priorities));
+    let torrent =
+        Torrent::new(metainfo, folder).allocation(allocation).sequential(get.sequential).priorities(priorities);
+    Ok((shown, network::complete(torrent, &get.network)))
+}
+
+/// Bytes of the pieces that hold something wanted.
+fn wanted(metainfo: &Metainfo, priorities: &[Priority]) -> u64 {
+    let (info, geometry) = (&metainfo.info, metainfo.info.geometry());
+    if priorities.is_empty() {
+        return info.length;
+    }
+    let (mut bytes, mut counted) = (0, 0);
+    for (file, _) in info.files.iter().zip(priorities).filter(|(_, priority)| **priority != Priority::Skip) {
+        // Files follow each other: a piece that two share is counted with the first.
+        let pieces = geometry.pieces_of(file.range());
+        for piece in pieces.start.max(counted)..pieces.end {
+            bytes += u64::from(geometry.length_of(castanet::PieceIndex(piece)));
+        }
+        counted = counted.max(pieces.end);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use castanet::metainfo::write::{NewContent, NewFile, NewTorrent, encode};
+
+    use super::*;
+
+    #[test]
+    fn shared_pieces_are_wanted_once() {
+        let file = |name: &str, length| NewFile { path: vec![name.into()], length, pad: false };
+        let torrent = NewTorrent {
+            name: "x".into(),
+            content: NewContent::Folder(vec![file("a", 10), file("b", 10), file("c", 25)]),
+            piece_length: 16,
+            pieces: vec![0; 60],
+            ..NewTorrent::default()
+        };
+        let metainfo = Metainfo::parse(&encode(&torrent)).unwrap();
+        use Priority::{Normal, Skip};
+        assert_eq!(wanted(&metainfo, &[]), 45);
+        assert_eq!(wanted(&metainfo, &[Normal, Normal, Normal]), 45);
+        assert_eq!(wanted(&metainfo, &[Normal, Skip, Skip]), 16);
+        assert_eq!(wanted(&metainfo, &[Skip, Normal, Skip]), 32);
+        assert_eq!(wanted(&metainfo, &[Skip, Skip, Normal]), 29);
+    }
+}

@@ -1,0 +1,8 @@
+//! One command a file.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod get;
+pub(crate) mod man;
+pub(crate) mod plugins;
+pub(crate) mod seed;

@@ -1,0 +1,125 @@
+//! The configuration file and the folders of the XDG base directory specification.
+//!
+//! Order: option, environment (`CASTANET_…`, read by clap), file, default.
+
+use std::{env, ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use confique::{Config, File, FileFormat, toml};
+
+use crate::{
+    args::{Common, Get, Network, SeedLimits},
+    values,
+};
+
+/// Castanet's configuration. Options on the command line and CASTANET_… in the environment come before it.
+#[derive(Debug, Config)]
+pub(crate) struct Settings {
+    /// Where resume data are kept. Default: castanet in the XDG state folder. Example: "/var/lib/castanet"
+    state: Option<PathBuf>,
+
+    /// Where `castanet get` puts downloads. Default: the current folder. Example: "/home/me/Downloads"
+    output: Option<PathBuf>,
+
+    /// Where peers may connect. Default: all interfaces, port 6881 or the next free one. Example: ["0.0.0.0:6881"]
+    listen: Option<Vec<SocketAddr>>,
+
+    /// Download limit per second: bytes, or "500K", "2.5M"; "0" is unlimited. Default: unlimited.
+    max_down: Option<String>,
+
+    /// Upload limit per second. Default: unlimited.
+    max_up: Option<String>,
+
+    /// Only these discovery plugins; `castanet plugins` lists them. Default: all. Example: ["http-tracker", "fixed"]
+    plugins: Option<Vec<String>>,
+
+    /// Seed until so many times the torrent's size were sent. Default: no limit. Example: 1.5
+    seed_ratio: Option<f64>,
+
+    /// Seed for so long. Default: no limit. Example: "2d"
+    seed_time: Option<String>,
+
+    /// Give up when nothing arrives for so long. Default: never. Example: "30m"
+    stall_timeout: Option<String>,
+}
+
+impl Settings {
+    /// Reads the file that the user named, or the one in its usual place if there is one.
+    pub(crate) fn read(common: &Common) -> Result<Self> {
+        let usual = folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join("config.toml"));
+        let Some(path) = common.config.clone().or(usual) else { return Self::from_layers(None) };
+        let is_there = path.try_exists().unwrap_or(true);
+        ensure!(is_there || common.config.is_none(), "the configuration file {} does not exist", path.display());
+        Self::from_layers(is_there.then(|| File::with_format(&path, FileFormat::Toml)))
+            .with_context(|| format!("the configuration file {} cannot be used", path.display()))
+    }
+
+    fn from_layers(file: Option<File>) -> Result<Self> {
+        use confique::Layer as _;
+        let layer = match file {
+            Some(file) => file.load().map_err(one_line)?,
+            None => <Self as Config>::Layer::default_values(),
+        };
+        Self::from_layer(layer).map_err(one_line)
+    }
+
+    /// What applies to the network after file and options are joined.
+    pub(crate) fn complete_network(&self, network: &mut Network) -> Result<()> {
+        if network.listen.is_empty() {
+            network.listen = self.listen.clone().unwrap_or_default();
+        }
+        network.plugins = network.plugins.take().or_else(|| self.plugins.clone());
+        fill(&mut network.max_down, "max_down", self.max_down.as_deref(), values::bytes)?;
+        fill(&mut network.max_up, "max_up", self.max_up.as_deref(), values::bytes)
+    }
+
+    /// What applies to seeding.
+    pub(crate) fn complete_limits(&self, limits: &mut SeedLimits) -> Result<()> {
+        limits.seed_ratio = limits.seed_ratio.or(self.seed_ratio);
+        fill(&mut limits.seed_time, "seed_time", self.seed_time.as_deref(), values::duration)
+    }
+
+    /// What applies to a download.
+    pub(crate) fn complete_get(&self, get: &mut Get) -> Result<()> {
+        get.output = get.output.take().or_else(|| self.output.clone());
+        fill(&mut get.stall_timeout, "stall_timeout", self.stall_timeout.as_deref(), values::duration)?;
+        self.complete_limits(&mut get.limits)?;
+        self.complete_network(&mut get.network)
+    }
+
+    /// Where state is kept; `None` if nobody says and there is no home folder.
+    pub(crate) fn state_folder(&self, common: &Common) -> Option<PathBuf> {
+        let chosen = common.state.clone().or_else(|| self.state.clone());
+        chosen.or_else(|| folder("XDG_STATE_HOME", ".local/state"))
+    }
+}
+
+fn fill<T>(option: &mut Option<T>, key: &str, text: Option<&str>, read: fn(&str) -> Result<T, String>) -> Result<()> {
+    if let (None, Some(text)) = (&option, text) {
+        let value = read(text).map_err(anyhow::Error::msg);
+        *option = Some(value.with_context(|| format!("`{key}` in the configuration file"))?);
+    }
+    Ok(())
+}
+
+/// Errors of the file format come with drawings of the line over several lines.
+fn one_line(error: confique::Error) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    let words: Vec<_> = text.lines().map(str::trim).filter(|line| !line.starts_with(['|', '^'])).collect();
+    anyhow::Error::msg(words.join(" ").trim().to_owned())
+}
+
+/// `castanet` in an XDG base folder; relative paths in the environment do not count, as the specification says.
+fn folder(variable: &str, beneath_home: &str) -> Option<PathBuf> {
+    let absolute = |name: &OsStr| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute(OsStr::new(variable)).or_else(|| Some(absolute(OsStr::new("HOME"))?.join(beneath_home)))?;
+    Some(base.join("castanet"))
+}
+
+/// The documented template.
+pub(crate) fn template() -> String {
+    toml::template::<Settings>(toml::FormatOptions::default())
+}
+
+/// How long an orderly end may take.
+pub(crate) const GOOD_BYE: Duration = Duration::from_secs(5);

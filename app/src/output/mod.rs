@@ -1,0 +1,134 @@
+//! What the user sees: results on stdout, messages on stderr, progress as bars, lines or JSON.
+
+pub(crate) mod bars;
+pub(crate) mod human;
+pub(crate) mod json;
+pub(crate) mod lines;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::{Arc, OnceLock},
+};
+
+use castanet::{Happening, Metainfo, TorrentState};
+use indicatif::MultiProgress;
+
+/// The bars on the terminal, if there are any: messages are written above them.
+static ON_SCREEN: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Nobody reads what we print any more. Not worth a word: the program ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the output was closed")]
+pub(crate) struct ClosedOutput;
+
+/// Prints a line of results.
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => ClosedOutput.into(),
+        _ => anyhow::Error::new(error).context("cannot write to the standard output"),
+    })
+}
+
+/// Writes a message to the user. That nobody can be told that nobody reads it is accepted.
+pub(crate) fn say(message: &str) {
+    above_bars(|| {
+        let _ = writeln!(io::stderr(), "{message}");
+    });
+}
+
+/// Does something on the terminal while no bars are on it.
+pub(crate) fn above_bars<R>(action: impl FnOnce() -> R) -> R {
+    match ON_SCREEN.get() {
+        Some(bars) => bars.suspend(action),
+        None => action(),
+    }
+}
+
+/// The terminal's bars.
+fn screen() -> MultiProgress {
+    ON_SCREEN.get_or_init(MultiProgress::new).clone()
+}
+
+/// Is there a terminal to draw bars on?
+pub(crate) fn has_screen() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// A torrent as it is shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    /// Its name, safe to print.
+    pub(crate) name: String,
+    /// Its info-hash in hexadecimal.
+    pub(crate) info_hash: String,
+    /// What is in it.
+    pub(crate) metainfo: Arc<Metainfo>,
+    /// Bytes the user wants of it.
+    pub(crate) wanted: u64,
+}
+
+impl Shown {
+    /// A torrent of which the user wants so many bytes.
+    pub(crate) fn new(metainfo: Arc<Metainfo>, wanted: u64) -> Self {
+        let hashes = metainfo.info_hashes;
+        let info_hash = hashes.v1.map(|hash| hash.to_hex()).or_else(|| hashes.v2.map(|hash| hash.to_hex()));
+        Self {
+            name: human::escaped(&metainfo.info.name).into_owned(),
+            info_hash: info_hash.unwrap_or_default(),
+            metainfo,
+            wanted,
+        }
+    }
+}
+
+/// Shows how torrents fare. Fails only if stdout is gone.
+pub(crate) trait Display {
+    /// A torrent was added.
+    fn added(&mut self, torrent: &Shown) -> anyhow::Result<()>;
+    /// Something happened in the torrent of this number, counted in the order of `added`.
+    fn happened(&mut self, at: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()>;
+    /// Its state now; called a few times a second.
+    fn state(&mut self, at: usize, torrent: &Shown, state: &TorrentState) -> anyhow::Result<()>;
+    /// The user interrupted.
+    fn interrupted(&mut self) -> anyhow::Result<()>;
+    /// The end, with the last states.
+    fn summary(&mut self, torrents: &[(Shown, TorrentState)]) -> anyhow::Result<()>;
+}
+
+/// The display that suits: JSON if asked for, bars on a terminal, else lines.
+pub(crate) fn display(json: bool) -> Box<dyn Display> {
+    match (json, has_screen()) {
+        (true, _) => Box::new(json::Json::new()),
+        (false, true) => Box::new(bars::Bars::new()),
+        (false, false) => Box::new(lines::Lines::default()),
+    }
+}
+
+/// The message for people about what happened, if it is worth one.
+fn message(torrent: &Shown, what: &Happening) -> Option<String> {
+    let name = &torrent.name;
+    match what {
+        Happening::Started { have } if *have > 0 => {
+            let pieces = torrent.metainfo.info.geometry().pieces();
+            (*have < pieces).then(|| format!("{name}: {have} of {pieces} pieces are there already"))
+        }
+        Happening::PieceRejected(piece) => Some(format!("{name}: piece {piece} arrived damaged and is fetched again")),
+        Happening::Notice(text) => Some(format!("{name}: {}", human::escaped(text))),
+        Happening::Stalled(why) => Some(format!("{name}: waiting: {}", human::escaped(why))),
+        _ => None,
+    }
+}
+
+/// The last lines for people.
+fn summary(torrents: &[(Shown, TorrentState)]) {
+    for (torrent, state) in torrents {
+        let wasted = match state.wasted {
+            0 => String::new(),
+            wasted => format!(", {} came double or damaged", human::size(wasted)),
+        };
+        let (down, up) = (human::size(state.downloaded), human::size(state.uploaded));
+        say(&format!("{}: {down} received, {up} sent{wasted}", torrent.name));
+    }
+}
