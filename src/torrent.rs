@@ -26,6 +26,7 @@ impl Torrent {
             trackers: Vec::new(),
             recheck: false,
             check_only: false,
+            seed_only: false,
         })
     }
     /// Whether disk space is reserved beforehand.
@@ -62,6 +63,12 @@ impl Torrent {
     /// [`TorrentState::bitfield`] set.
     pub fn check_only(mut self, yes: bool) -> Self {
         self.0.check_only = yes;
+        self
+    }
+    /// Never download and create nothing: if a piece is missing or bad after the check, ends in [`Phase::Failed`] with
+    /// [`TorrentState::bitfield`] set.
+    pub fn seed_only(mut self, yes: bool) -> Self {
+        self.0.seed_only = yes;
         self
     }
 }

@@ -30,6 +30,8 @@ pub struct TorrentSpec {
     pub recheck: bool,
     /// End after the check, without connecting to anyone.
     pub check_only: bool,
+    /// Never download: fail after the check if anything is missing.
+    pub seed_only: bool,
 }
 
 /// Add a torrent and start it.
