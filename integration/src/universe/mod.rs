@@ -149,6 +149,12 @@ impl Universe {
         self.net.host(IpAddr::V4(Ipv4Addr::new(10, 0, 0, self.addresses.get())))
     }
 
+    /// One of a few hundred places of strangers, the same for the same number.
+    pub fn stranger_again(&self, number: usize) -> MemoryTransport {
+        let [high, low] = ((number % usize::from(u16::MAX)) as u16).to_be_bytes();
+        self.net.host(IpAddr::V4(Ipv4Addr::new(10, 1, high, low)))
+    }
+
     /// Lets a stranger do something until the end of the world.
     pub fn let_live(&self, life: impl Future<Output = ()> + 'static) {
         self.strangers.borrow_mut().push(actix_rt::spawn(life));

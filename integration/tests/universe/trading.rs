@@ -1,22 +1,13 @@
-//! Swarms in the simulated universe: trading, spreading, and the same run for the same seed.
-#![allow(missing_docs)]
+//! Leeches trade: one slow seed feeds many, and the same seed of chance gives the same run.
 
 use std::time::Duration;
 
-use castanet::TorrentHandle;
 use castanet_integration::{
     payload::Payload,
     universe::{Universe, universe},
 };
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-
-async fn all_complete(leeching: &mut [TorrentHandle]) {
-    for handle in leeching {
-        handle.completed().await.unwrap();
-    }
-}
+use crate::{KIB, MIB, all_complete};
 
 /// A seed of 4 MiB/s and eight leeches of 8 MiB/s: how long until all are complete, and how often the seed sent each byte.
 async fn trade(world: &Universe, payload: &Payload, leeches: usize) -> (Duration, f64) {
