@@ -33,7 +33,7 @@ pub struct Watch {
 pub struct Unwatch(pub TorrentId);
 
 /// Stop looking and say good-bye; answered when that is done or the time is up.
-#[derive(Message, Debug)]
+#[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct Leave {
     /// The torrent.

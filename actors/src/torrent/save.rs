@@ -83,8 +83,6 @@ impl Torrent {
     fn wind_up(&mut self, within: Duration, reason: &ExitReason) -> ResponseActFuture<Self, ()> {
         self.close_door();
         let partings = self.part_from_all(reason);
-        self.update_progress();
-        let leaves: Vec<_> = self.plugins.iter().map(|p| p.leave.send(Leave { torrent: self.id, within })).collect();
         let (storage, pieces) = (self.storage.clone(), self.pieces.clone());
         let saving = async move {
             // The peers have sent their last blocks to the piece manager, it has handed them to the storage, and only
@@ -109,11 +107,17 @@ impl Torrent {
             }
             .into_actor(torrent)
         });
-        let leaving = async move {
-            let _ = tokio::time::timeout(within, join_all(leaves)).await;
-        };
-        let leaving = leaving.into_actor(self);
-        Box::pin(saved.then(move |(), _, _| leaving))
+        // Only now, when the connections have reported their last bytes, are the numbers right for a good-bye.
+        let leaving = saved.then(move |(), torrent: &mut Self, _| {
+            torrent.update_progress();
+            let leave = Leave { torrent: torrent.id, within };
+            let leaves: Vec<_> = torrent.plugins.iter().map(|plugin| plugin.leave.send(leave.clone())).collect();
+            let leaving = async move {
+                let _ = tokio::time::timeout(within, join_all(leaves)).await;
+            };
+            leaving.into_actor(torrent)
+        });
+        Box::pin(leaving)
     }
 }
 
