@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use castanet::{Engine, Happening, Phase, Torrent, TorrentHandle, TorrentId, TorrentState};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     args::SeedLimits,
@@ -83,7 +83,8 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     let (sender, mut news) = mpsc::channel(MOST_NEWS);
     let mut runs = Vec::new();
-    let ended = match add(&engine, torrents, display, &mut runs, &sender).await {
+    let mut watchers = Vec::new();
+    let ended = match add(&engine, torrents, display, &mut runs, &mut watchers, &sender).await {
         Ok(()) => follow(&engine, &mut runs, goal, display, interrupt, &mut news).await,
         Err(error) => Err(error),
     };
@@ -93,6 +94,11 @@ pub(crate) async fn run(
         output::say("Interrupted: saving and saying good-bye. Interrupt again to leave at once.");
     }
     engine.shutdown(GOOD_BYE).await;
+    for (run, watcher) in runs.iter_mut().zip(watchers) {
+        if let Ok(handle) = watcher.await {
+            run.state = handle.state();
+        }
+    }
     let interrupted = matches!(ended?, End::Interrupted);
     let last: Vec<_> = runs.iter().map(|run| (run.shown.clone(), run.state.clone())).collect();
     display.summary(&last)?;
@@ -108,6 +114,7 @@ async fn add(
     torrents: Vec<(Shown, Torrent)>,
     display: &mut dyn Display,
     runs: &mut Vec<Run>,
+    watchers: &mut Vec<JoinHandle<TorrentHandle>>,
     sender: &mpsc::Sender<(usize, News)>,
 ) -> Result<()> {
     for (at, (shown, torrent)) in torrents.into_iter().enumerate() {
@@ -117,21 +124,21 @@ async fn add(
         };
         display.added(&shown)?;
         let (id, state) = (handle.id(), handle.state());
-        tokio::spawn(listen(at, handle, sender.clone()));
+        watchers.push(tokio::spawn(listen(at, handle, sender.clone())));
         runs.push(Run { id, shown, state, arrived: (0, Instant::now()), fate: Fate::Underway });
     }
     Ok(())
 }
 
-/// Passes on what comes from one torrent.
-async fn listen(at: usize, mut handle: TorrentHandle, news: mpsc::Sender<(usize, News)>) {
+/// Passes on what comes from one torrent until it ends or nobody listens; gives the handle back.
+async fn listen(at: usize, mut handle: TorrentHandle, news: mpsc::Sender<(usize, News)>) -> TorrentHandle {
     let mut tick = tokio::time::interval(TICK);
     loop {
         let item = tokio::select! {
             biased;
             event = handle.next_event() => match event {
                 Some(event) => News::Happened(event.what),
-                None => return,
+                None => return handle,
             },
             _ = tick.tick() => News::State(Box::new(handle.state())),
         };
@@ -139,11 +146,11 @@ async fn listen(at: usize, mut handle: TorrentHandle, news: mpsc::Sender<(usize,
         if matches!(item, News::Happened(Happening::Complete)) {
             let _ = tokio::time::timeout(2 * TICK, handle.next_state()).await;
             if news.send((at, News::State(Box::new(handle.state())))).await.is_err() {
-                return;
+                return handle;
             }
         }
         if news.send((at, item)).await.is_err() {
-            return;
+            return handle;
         }
     }
 }
