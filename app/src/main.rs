@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod config;
+mod hashing;
 mod interrupt;
 mod network;
 mod output;
@@ -41,6 +42,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match command {
         Command::Get(get) => download(commands::get::run(get, &common, interrupt()?)),
         Command::Seed(seed) => download(commands::seed::run(seed, &common, interrupt()?)),
+        Command::Create(create) => commands::create::run(&create, &interrupt()?),
+        Command::Show(show) => commands::show::run(&show).map(|()| ExitCode::SUCCESS),
+        Command::Verify(verify) => on_runtime(commands::verify::run(&verify, interrupt()?)),
         Command::Plugins => commands::plugins::run().map(|()| ExitCode::SUCCESS),
         Command::Config => commands::config::run().map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => commands::completions::run(shell).map(|()| ExitCode::SUCCESS),

@@ -2,7 +2,10 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod create;
 pub(crate) mod get;
 pub(crate) mod man;
 pub(crate) mod plugins;
 pub(crate) mod seed;
+pub(crate) mod show;
+pub(crate) mod verify;
