@@ -182,3 +182,6 @@ impl Handler<CloseDiscovery> for Discovery {
         ctx.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

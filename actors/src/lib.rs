@@ -17,5 +17,7 @@ pub mod session;
 mod shake;
 pub mod shared;
 pub mod storage;
+#[cfg(test)]
+mod testing;
 pub mod throttle;
 pub mod torrent;

@@ -253,3 +253,6 @@ impl Handler<ClosePieces> for Pieces {
         ctx.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

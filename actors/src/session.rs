@@ -335,3 +335,6 @@ pub async fn listen(
     }
     Ok(open)
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,3 +79,6 @@ async fn fill(connection: &mut Connection, buffer: &mut BytesMut) -> Result<(), 
 fn broke(error: std::io::Error) -> String {
     format!("the connection broke during the handshake: {error}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,3 +290,6 @@ impl Handler<CloseStorage> for Storage {
         self.settle(ctx);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,3 +41,36 @@ impl Throttle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::clock;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_connections_together_keep_to_the_limit() {
+        let clock = clock();
+        let throttle = Throttle::new(Some(16_384), clock.clone());
+        let connections = (0..10).map(|_| async {
+            for _ in 0..6 {
+                throttle.pass(1_638).await;
+            }
+        });
+        futures_util::future::join_all(connections).await;
+        let took = clock.now().as_secs_f64();
+        assert!((5.0..7.5).contains(&took), "six seconds' worth took {took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_learns_that_the_limit_is_lifted() {
+        let clock = clock();
+        let throttle = Throttle::new(Some(1), clock.clone());
+        throttle.pass(100_000).await;
+        let lifting = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            throttle.set_rate(None);
+        };
+        tokio::join!(throttle.pass(1), lifting);
+        assert!(clock.now().as_secs_f64() < 5.0);
+    }
+}
