@@ -119,9 +119,10 @@ impl PeerMachine {
         }
     }
 
-    /// The remote told all its pieces at once, which it may do once and before any "have".
+    /// The remote told all its pieces at once: at first, or later instead of many "have"s, as aria2 does. Pieces are
+    /// never lost, so that the later word adds to the earlier one, and "have none" would contradict it.
     fn told(&mut self, haves: Haves) -> Result<(), CloseReason> {
-        if std::mem::replace(&mut self.told_pieces, true) {
+        if std::mem::replace(&mut self.told_pieces, true) && haves == Haves::None {
             return Err(CloseReason::BitfieldTwice);
         }
         self.put(Output::Has(haves));
