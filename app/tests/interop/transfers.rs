@@ -8,10 +8,13 @@ use crate::programs::opentracker::{self, Opentracker};
 use crate::programs::{Program, State};
 use crate::world;
 
+/// A tracker that is down: rtorrent takes no torrent without any.
+const NOBODY: &str = "http://10.77.0.1:9/announce";
+
 /// The program seeds; `castanet get --peer` fetches.
 fn castanet_gets(from: Program, shape: Shape, piece_length: usize) {
     world::test(|world| -> Result<()> {
-        let torrent = payload::make(world, shape, 2, piece_length, &[])?;
+        let torrent = payload::make(world, shape, 2, piece_length, &[NOBODY])?;
         let seed = from.seed(world, &torrent)?;
         let folder = world.folder("get")?;
         let peer = seed.address.to_string();
@@ -23,7 +26,7 @@ fn castanet_gets(from: Program, shape: Shape, piece_length: usize) {
 /// `castanet seed --peer` dials the program, which fetches.
 fn castanet_seeds(to: Program, shape: Shape, piece_length: usize) {
     world::test(|world| -> Result<()> {
-        let torrent = payload::make(world, shape, 3, piece_length, &[])?;
+        let torrent = payload::make(world, shape, 3, piece_length, &[NOBODY])?;
         let folder = world.folder("leech")?;
         let mut leech = to.leech(world, &torrent, &folder)?;
         let peer = leech.address.to_string();
