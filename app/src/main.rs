@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod config;
+mod damage;
 mod hashing;
 mod interrupt;
 mod network;
@@ -19,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use interrupt::Interrupt;
-use output::{ClosedOutput, above_bars, say};
+use output::{ClosedOutput, above_bars, human::failure, say};
 
 fn main() -> ExitCode {
     hide_panics();
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         // Who closed our output knows how far we came; it is no success only if there was more to do than to print.
         Err(error) if error.is::<ClosedOutput>() => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("castanet: {error:#}"));
+            say(&format!("castanet: {}", failure(&error)));
             ExitCode::FAILURE
         }
     }
@@ -45,11 +46,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Create(create) => commands::create::run(&create, &interrupt()?),
         Command::Show(show) => commands::show::run(&show).map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => on_runtime(commands::verify::run(&verify, interrupt()?)),
+        Command::Demo(demo) => on_runtime(commands::demo::run(&demo, interrupt()?)),
         Command::Plugins => commands::plugins::run().map(|()| ExitCode::SUCCESS),
         Command::Config => commands::config::run().map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => commands::completions::run(shell).map(|()| ExitCode::SUCCESS),
         Command::Man => commands::man::run().map(|()| ExitCode::SUCCESS),
-        _ => anyhow::bail!("this command is not built yet"),
     }
 }
 

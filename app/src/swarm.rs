@@ -12,6 +12,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{
     args::SeedLimits,
     config::GOOD_BYE,
+    damage,
     interrupt::{INTERRUPTED, Interrupt},
     output::{self, Display, Shown, human},
 };
@@ -24,8 +25,12 @@ const MOST_NEWS: usize = 256;
 /// When a torrent has done its duty.
 #[derive(Debug, Clone)]
 pub(crate) struct Goal {
+    /// Is there a folder that remembers how far it came?
+    pub(crate) remembers: bool,
     /// Go on as a seed.
     pub(crate) seed: bool,
+    /// Be a seed from the start, or fail.
+    pub(crate) seed_only: bool,
     /// When that ends.
     pub(crate) limits: SeedLimits,
     /// Give up when nothing arrives for so long.
@@ -33,9 +38,15 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
-    /// To be complete, nothing more.
+    /// To be complete, nothing more, leaving nothing behind.
     pub(crate) fn complete() -> Self {
-        Self { seed: false, limits: SeedLimits { seed_ratio: None, seed_time: None }, stall_timeout: None }
+        Self {
+            remembers: false,
+            seed: false,
+            seed_only: false,
+            limits: SeedLimits { seed_ratio: None, seed_time: None },
+            stall_timeout: None,
+        }
     }
 }
 
@@ -60,6 +71,7 @@ struct Run {
     /// Bytes received when something arrived last, and when that was.
     arrived: (u64, Instant),
     fate: Fate,
+    is_over: bool,
 }
 
 /// Why the torrents are left.
@@ -83,6 +95,10 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     let (sender, mut news) = mpsc::channel(MOST_NEWS);
     let mut runs = Vec::new();
+    if goal.seed {
+        let places: Vec<_> = engine.listening().iter().map(ToString::to_string).collect();
+        display.note(&format!("Peers may connect at {}. Ctrl-C ends seeding.", places.join(", ")));
+    }
     let mut watchers = Vec::new();
     let ended = match add(&engine, torrents, display, &mut runs, &mut watchers, &sender).await {
         Ok(()) => follow(&engine, &mut runs, goal, display, interrupt, &mut news).await,
@@ -91,7 +107,7 @@ pub(crate) async fn run(
     drop((sender, news));
     if let Ok(End::Interrupted) = ended {
         display.interrupted()?;
-        output::say("Interrupted: saving and saying good-bye. Interrupt again to leave at once.");
+        output::say("Interrupted: ending in good order. Interrupt again to leave at once.");
     }
     engine.shutdown(GOOD_BYE).await;
     for (run, watcher) in runs.iter_mut().zip(watchers) {
@@ -103,7 +119,9 @@ pub(crate) async fn run(
     let last: Vec<_> = runs.iter().map(|run| (run.shown.clone(), run.state.clone())).collect();
     display.summary(&last)?;
     if interrupted {
-        output::say("Everything is saved. The same command goes on from here.");
+        if goal.remembers {
+            output::say("Everything is saved. The same command goes on from here.");
+        }
         return Ok(ExitCode::from(INTERRUPTED));
     }
     verdict(&runs)
@@ -125,7 +143,7 @@ async fn add(
         display.added(&shown)?;
         let (id, state) = (handle.id(), handle.state());
         watchers.push(tokio::spawn(listen(at, handle, sender.clone())));
-        runs.push(Run { id, shown, state, arrived: (0, Instant::now()), fate: Fate::Underway });
+        runs.push(Run { id, shown, state, arrived: (0, Instant::now()), fate: Fate::Underway, is_over: false });
     }
     Ok(())
 }
@@ -163,6 +181,7 @@ async fn follow(
     interrupt: &mut Interrupt,
     news: &mut mpsc::Receiver<(usize, News)>,
 ) -> Result<End> {
+    let several = runs.len() > 1;
     loop {
         let (at, item) = tokio::select! {
             biased;
@@ -181,7 +200,10 @@ async fn follow(
                 run.judge(at, goal, display)?;
             }
         }
-        if matches!(run.fate, Fate::Done | Fate::Failed(_)) {
+        if matches!(run.fate, Fate::Done | Fate::Failed(_)) && !std::mem::replace(&mut run.is_over, true) {
+            if let (Fate::Failed(error), true) = (&run.fate, several) {
+                output::say(&format!("castanet: {}: {}", run.shown.name, human::escaped(error)));
+            }
             if runs.iter().all(|run| matches!(run.fate, Fate::Done | Fate::Failed(_))) {
                 return Ok(End::Goals);
             }
@@ -196,7 +218,8 @@ impl Run {
     fn happened(&mut self, what: &Happening, at: usize, goal: &Goal, display: &mut dyn Display) -> Result<()> {
         match what {
             Happening::Complete => return self.complete(at, goal, display),
-            Happening::Failed(error) => return self.fail(error.clone(), at, display),
+            // The state that comes with the next tick says the same, and which pieces are there.
+            Happening::Failed(_) => return Ok(()),
             Happening::Started { .. } | Happening::Piece(_) => self.arrived.1 = Instant::now(),
             _ => {}
         }
@@ -227,7 +250,18 @@ impl Run {
             self.arrived = (arrived, Instant::now());
         }
         match &self.state.phase {
-            Phase::Failed(error) => return self.fail(error.clone(), at, display),
+            Phase::Failed(error) => {
+                // The engine counts the pieces; which files they belong to is what a person can act on.
+                let is_damage = goal.seed_only && error.ends_with("missing or bad");
+                let error = match self.state.bitfield.as_ref().filter(|_| is_damage) {
+                    Some(have) => format!(
+                        "{}; `castanet get` into the same folder fetches what is missing",
+                        damage::sentence(&self.shown.metainfo, have)
+                    ),
+                    None => error.clone(),
+                };
+                return self.fail(error, at, display);
+            }
             Phase::Seeding => self.complete(at, goal, display)?,
             _ => {}
         }
@@ -263,10 +297,7 @@ fn verdict(runs: &[Run]) -> Result<ExitCode> {
         .collect();
     match failed.as_slice() {
         [] => Ok(ExitCode::SUCCESS),
-        [one] => bail!("{one}"),
-        several => {
-            several.iter().for_each(|error| output::say(error));
-            bail!("{} of {} torrents failed", several.len(), runs.len())
-        }
+        [error] if runs.len() == 1 => bail!("{error}"),
+        failed => bail!("{} of {} torrents failed", failed.len(), runs.len()),
     }
 }

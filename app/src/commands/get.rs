@@ -29,9 +29,13 @@ pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt)
             torrents.push(torrent(&get, metainfo)?);
         }
     }
-    let engine = network::engine(&get.network, settings.state_folder(common))?;
+    let state = settings.state_folder(common);
+    let remembers = state.is_some();
+    let engine = network::engine(&get.network, state)?;
     let goal = Goal {
+        remembers,
         seed: get.seed || get.limits.seed_ratio.is_some() || get.limits.seed_time.is_some(),
+        seed_only: false,
         limits: get.limits.clone(),
         stall_timeout: get.stall_timeout,
     };

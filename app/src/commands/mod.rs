@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod create;
+pub(crate) mod demo;
 pub(crate) mod get;
 pub(crate) mod man;
 pub(crate) mod plugins;

@@ -36,8 +36,10 @@ pub(crate) async fn run(mut seed: Seed, common: &Common, mut interrupt: Interrup
             }
         }
     }
-    let engine = network::engine(&seed.network, settings.state_folder(common))?;
-    let goal = Goal { seed: true, limits: seed.limits.clone(), stall_timeout: None };
+    let state = settings.state_folder(common);
+    let remembers = state.is_some();
+    let engine = network::engine(&seed.network, state)?;
+    let goal = Goal { remembers, seed: true, seed_only: true, limits: seed.limits.clone(), stall_timeout: None };
     let mut display = output::display(seed.json);
     swarm::run(engine.start().await?, torrents, &goal, &mut *display, &mut interrupt).await
 }

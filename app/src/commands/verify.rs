@@ -3,11 +3,12 @@
 use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
-use castanet::{Bitfield, Engine, Listen, Metainfo, Phase, PieceIndex, Torrent};
+use castanet::{Bitfield, Engine, Listen, Metainfo, Phase, Torrent};
 use serde::Serialize;
 
 use crate::{
     args::Verify,
+    damage,
     interrupt::{INTERRUPTED, Interrupt},
     output::{
         self,
@@ -76,21 +77,21 @@ pub(crate) async fn run(verify: &Verify, mut interrupt: Interrupt) -> Result<Exi
     } else {
         in_words(&report)?;
     }
-    Ok(if report.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if !report.complete {
+        let missing = damage::sentence(&metainfo, &have);
+        bail!("{}: {missing}; `castanet get` into the same folder fetches what is missing", escaped(&report.name));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn report(metainfo: &Metainfo, folder: &Path, have: &Bitfield) -> Report {
     let (info, geometry) = (&metainfo.info, metainfo.info.geometry());
-    let files = info.files.iter().filter(|file| file.on_disk()).map(|file| {
-        let pieces = geometry.pieces_of(file.range());
-        let bad = pieces.clone().filter(|piece| !have.has(PieceIndex(*piece))).count();
-        File {
-            path: file.path.join("/"),
-            length: file.length,
-            on_disk: fs::metadata(folder.join(info.path_of(file))).ok().map(|metadata| metadata.len()),
-            pieces: pieces.len() as u32,
-            bad: bad as u32,
-        }
+    let files = damage::per_file(metainfo, have).map(|(file, pieces, bad)| File {
+        path: file.path.join("/"),
+        length: file.length,
+        on_disk: fs::metadata(folder.join(info.path_of(file))).ok().map(|metadata| metadata.len()),
+        pieces,
+        bad,
     });
     Report {
         name: info.name.clone(),
@@ -117,12 +118,9 @@ fn in_words(report: &Report) -> Result<()> {
             Some(_) => {}
         }
     }
-    let name = escaped(&report.name);
-    let all = count(report.pieces.into(), "piece");
     if report.complete {
-        output::print(&format!("{name}: complete, {all} verified"))
-    } else {
-        let bad = report.pieces - report.have;
-        output::print(&format!("{name}: {bad} of {all} missing or bad"))
+        let all = count(report.pieces.into(), "piece");
+        output::print(&format!("{}: complete, {all} verified", escaped(&report.name)))?;
     }
+    Ok(())
 }

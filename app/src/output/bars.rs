@@ -13,14 +13,14 @@ const MOST_BARS: usize = 8;
 const NAME: usize = 24;
 
 fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{prefix} [{bar:25}] {percent:>3} % {wide_msg}");
+    let style = ProgressStyle::with_template("{prefix} [{bar:16}] {percent:>3} % {wide_msg}");
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
 fn short(name: &str) -> String {
     match name.char_indices().nth(NAME) {
         Some(_) => name.chars().take(NAME - 1).chain(['…']).collect(),
-        None => format!("{name:<NAME$}"),
+        None => name.into(),
     }
 }
 
@@ -88,9 +88,6 @@ impl Display for Bars {
             bar.set_position(human::percent(state, torrent.wanted));
             bar.set_message(human::activity(state, torrent.wanted));
         }
-        Ok(())
-    }
-    fn interrupted(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
     fn summary(&mut self, torrents: &[(Shown, TorrentState)]) -> anyhow::Result<()> {

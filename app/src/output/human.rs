@@ -1,6 +1,6 @@
 //! Words and numbers for people.
 
-use std::{borrow::Cow, fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, io, time::Duration};
 
 use castanet::{Phase, TorrentState, eta};
 
@@ -18,6 +18,23 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
         if is_bad(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
     }
     Cow::Owned(safe)
+}
+
+/// An error and its causes in one line, without the numbers by which systems call them.
+pub(crate) fn failure(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(|cause| match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::NotFound) => "there is no such file or folder".into(),
+        Some(io::ErrorKind::PermissionDenied) => "permission denied".into(),
+        Some(io::ErrorKind::StorageFull) => "the disk is full".into(),
+        Some(io::ErrorKind::ReadOnlyFilesystem) => "the file system is read-only".into(),
+        _ => cause.to_string(),
+    });
+    let mut text = causes.collect::<Vec<_>>().join(": ").replace('\n', " ");
+    while let Some(start) = text.find(" (os error ") {
+        let end = text[start..].find(')').map_or(text.len(), |end| start + end + 1);
+        text.replace_range(start..end, "");
+    }
+    text
 }
 
 /// Bytes in powers of 1024: `512 B`, `1.5 MiB`.
@@ -85,7 +102,7 @@ pub(crate) fn activity(state: &TorrentState, wanted: u64) -> String {
             text
         }
         Phase::Seeding => format!(
-            "seeding, {}, {} sent, {}",
+            "complete, sending {}, {} sent, {}",
             rate(state.up_rate),
             size(state.uploaded),
             count(state.peers.into(), "peer")
@@ -133,6 +150,15 @@ mod tests {
     fn strangers_do_not_command_the_terminal() {
         assert_eq!(escaped("Ünïcode 東京"), "Ünïcode 東京");
         assert_eq!(escaped("a\x1b[2Jb\nc\u{202e}"), "a\\u{1b}[2Jb\\nc\\u{202e}");
+    }
+
+    #[test]
+    fn failures_are_one_plain_line() {
+        let error = |error: io::Error| failure(&anyhow::Error::new(error).context("cannot open x"));
+        assert_eq!(error(io::ErrorKind::NotFound.into()), "cannot open x: there is no such file or folder");
+        let text = error(io::Error::from_raw_os_error(98));
+        assert!(text.starts_with("cannot open x: ") && !text.contains("os error"), "{text}");
+        assert_eq!(failure(&anyhow::Error::msg("a (os error 5) b\nc (os error")), "a b c");
     }
 
     #[test]

@@ -161,6 +161,8 @@ impl Display for Json {
         self.print(Some(torrent), Event::Progress(progress))
     }
 
+    fn note(&mut self, _: &str) {}
+
     fn interrupted(&mut self) -> anyhow::Result<()> {
         self.print(None, Event::Interrupted)
     }

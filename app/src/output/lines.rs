@@ -44,14 +44,11 @@ impl Display for Lines {
         }
         let is_new = std::mem::replace(&mut told.phase, state.phase.clone()) != state.phase;
         // The start and the end of a phase have messages of their own.
-        if is_due || (is_new && matches!(state.phase, Phase::Checking | Phase::Seeding)) {
+        if is_due || (is_new && state.phase == Phase::Checking) {
             told.at = Some(Instant::now());
             let (percent, activity) = (human::percent(state, torrent.wanted), human::activity(state, torrent.wanted));
             say(&format!("{}: {percent} %, {activity}", torrent.name));
         }
-        Ok(())
-    }
-    fn interrupted(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
     fn summary(&mut self, torrents: &[(Shown, TorrentState)]) -> anyhow::Result<()> {

@@ -91,8 +91,14 @@ pub(crate) trait Display {
     fn happened(&mut self, at: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()>;
     /// Its state now; called a few times a second.
     fn state(&mut self, at: usize, torrent: &Shown, state: &TorrentState) -> anyhow::Result<()>;
+    /// Something people want to know.
+    fn note(&mut self, text: &str) {
+        say(text);
+    }
     /// The user interrupted.
-    fn interrupted(&mut self) -> anyhow::Result<()>;
+    fn interrupted(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// The end, with the last states.
     fn summary(&mut self, torrents: &[(Shown, TorrentState)]) -> anyhow::Result<()>;
 }
@@ -123,7 +129,8 @@ fn message(torrent: &Shown, what: &Happening) -> Option<String> {
 
 /// The last lines for people.
 fn summary(torrents: &[(Shown, TorrentState)]) {
-    for (torrent, state) in torrents {
+    let moved = |state: &TorrentState| state.downloaded + state.uploaded + state.wasted > 0;
+    for (torrent, state) in torrents.iter().filter(|(_, state)| moved(state)) {
         let wasted = match state.wasted {
             0 => String::new(),
             wasted => format!(", {} came double or damaged", human::size(wasted)),
