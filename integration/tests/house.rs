@@ -228,6 +228,21 @@ fn the_tests_that_prove_a_bep_are_there() {
 }
 
 #[test]
+fn every_message_is_in_the_vocabulary() {
+    let page = read("docs/MESSAGES.md");
+    let mut found = 0;
+    for path in sources("actors/src/messages") {
+        let text = fs::read_to_string(&path).unwrap();
+        for item in text.split("#[derive(Message,").skip(1) {
+            let name = item.split("struct ").nth(1).unwrap().split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            assert!(names(&page, name), "docs/MESSAGES.md does not name {name} of {}", path.display());
+            found += 1;
+        }
+    }
+    assert!(found > 40, "the messages are read");
+}
+
+#[test]
 fn links_between_the_pages_lead_somewhere() {
     let mut pages = vec![root().join("README.md")];
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
