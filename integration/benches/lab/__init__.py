@@ -1,0 +1,1 @@
+"""The parts of `integration/benches/compare`: see its docstring."""
