@@ -12,6 +12,14 @@ from urllib.parse import parse_qs, urlsplit
 from .payload import TRACKER, bencode
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing when a program ends in the middle of its good-bye."""
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass
+
+
 class Tracker:
     """Listens from the start; `reset` before each run."""
 
@@ -34,8 +42,7 @@ class Tracker:
             def log_message(self, *_):
                 pass
 
-        ThreadingHTTPServer.daemon_threads = True
-        server = ThreadingHTTPServer(TRACKER, Handler)
+        server = QuietServer(TRACKER, Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def reset(self, *peers):
