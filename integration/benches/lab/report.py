@@ -8,6 +8,9 @@ import statistics
 from .jobs import FLOOR, GIB, SWARM
 from .payload import MIB
 
+# Cores that others may use while a table is made that can be trusted.
+QUIET = 0.1
+
 
 def median(values):
     values = [value for value in values if value is not None]
@@ -61,6 +64,9 @@ def table(job, results, versions):
         said.append(f"{ratio:.2f} × the floor")
     if said:
         lines += ["", f"Castanet's CPU: **{', '.join(said)}**."]
+    disturbed = median(run["others"] for runs in results.values() for run in runs if run)
+    if disturbed is not None and disturbed > QUIET:
+        lines += ["", f"**The machine was not idle** (others used {disturbed:.2f} cores): measure again."]
     return "\n".join(lines)
 
 
