@@ -111,7 +111,9 @@ impl Torrent {
         let leaving = saved.then(move |(), torrent: &mut Self, _| {
             torrent.update_progress();
             let leave = Leave { torrent: torrent.id, within };
-            let leaves: Vec<_> = torrent.plugins.iter().map(|plugin| plugin.leave.send(leave.clone())).collect();
+            // A pause that was taken back meanwhile is no good-bye.
+            let plugins = torrent.plugins.iter().filter(|_| !torrent.is_running());
+            let leaves: Vec<_> = plugins.map(|plugin| plugin.leave.send(leave.clone())).collect();
             let leaving = async move {
                 let _ = tokio::time::timeout(within, join_all(leaves)).await;
             };
