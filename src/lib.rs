@@ -48,4 +48,4 @@ pub use castanet_core::{
 pub use castanet_plugins::BUILTIN as BUILTIN_PLUGINS;
 pub use castanet_protocol::{picker::Priority, rate::eta};
 pub use engine::{Engine, Error, SessionState};
-pub use torrent::{Percent, Torrent, TorrentHandle};
+pub use torrent::{Torrent, TorrentHandle};

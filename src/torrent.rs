@@ -130,19 +130,3 @@ impl TorrentHandle {
         }
     }
 }
-
-/// How far a torrent is, for people.
-pub trait Percent {
-    /// 0 to 100, rounded down, of what is wanted; while checking, of what is to be checked.
-    fn percent(&self) -> u32;
-}
-
-impl Percent for TorrentState {
-    fn percent(&self) -> u32 {
-        let (done, all) = match self.phase {
-            Phase::Checking => (u64::from(self.checked), u64::from(self.to_check)),
-            _ => (self.length - self.left.min(self.length), self.length),
-        };
-        (u128::from(done) * 100).checked_div(u128::from(all)).unwrap_or(100) as u32
-    }
-}

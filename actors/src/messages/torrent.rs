@@ -231,6 +231,15 @@ impl TorrentSnapshot {
     pub fn is_complete(&self) -> bool {
         self.phase == Phase::Seeding
     }
+
+    /// How far it is, 0 to 100, rounded down; while checking, how far the check is.
+    pub fn percent(&self) -> u32 {
+        let (done, all) = match self.phase {
+            Phase::Checking => (u64::from(self.checked), u64::from(self.to_check)),
+            _ => (self.length - self.left.min(self.length), self.length),
+        };
+        (u128::from(done) * 100).checked_div(u128::from(all)).unwrap_or(100) as u32
+    }
 }
 
 /// Something that happened in a torrent, for observers.
