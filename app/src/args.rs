@@ -1,9 +1,13 @@
 //! The command line as clap reads it. Values are in `values`, what commands do in `commands`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use castanet::Priority;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use globset::Glob;
 
 use crate::values;
@@ -126,13 +130,11 @@ pub(crate) enum Allocate {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "castanet seed [OPTIONS] <TORRENT>... <DIR>")]
 pub(crate) struct Seed {
-    /// A .torrent file, or a folder of them (repeatable)
-    #[arg(required = true, value_name = "TORRENT")]
-    pub(crate) torrents: Vec<PathBuf>,
-    /// The folder that holds the torrents' files
-    #[arg(required = true, value_name = "DIR")]
-    pub(crate) folder: PathBuf,
+    /// .torrent files, or folders of them; at the end the folder that holds the torrents' files
+    #[arg(required = true, value_name = "TORRENT... DIR")]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) limits: SeedLimits,
     /// One JSON object a line on stdout instead of progress for people
@@ -140,6 +142,19 @@ pub(crate) struct Seed {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) network: Network,
+}
+
+impl Seed {
+    /// The torrents and the folder. Ends the program, as wrong usage does, if there are not at least two paths.
+    pub(crate) fn paths(&self) -> (&[PathBuf], &Path) {
+        match self.paths.split_last() {
+            Some((folder, torrents)) if !torrents.is_empty() => (torrents, folder),
+            _ => {
+                let missing = "the folder that holds the torrents' files is missing: seed TORRENT... DIR";
+                Cli::command().error(ErrorKind::MissingRequiredArgument, missing).exit()
+            }
+        }
+    }
 }
 
 /// How peers are found and reached.
@@ -301,8 +316,6 @@ pub(crate) struct Demo {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -314,8 +327,7 @@ mod tests {
     fn the_last_of_seed_is_the_folder() {
         let cli = Cli::try_parse_from(["castanet", "seed", "a.torrent", "b.torrent", "--no-dht", "dir"]).unwrap();
         let Command::Seed(seed) = cli.command else { panic!("not seed: {cli:?}") };
-        assert_eq!(seed.torrents, [PathBuf::from("a.torrent"), PathBuf::from("b.torrent")]);
-        assert_eq!(seed.folder, PathBuf::from("dir"));
-        assert!(Cli::try_parse_from(["castanet", "seed", "a.torrent"]).is_err());
+        let torrents = [PathBuf::from("a.torrent"), PathBuf::from("b.torrent")];
+        assert_eq!(seed.paths(), (&torrents[..], Path::new("dir")));
     }
 }

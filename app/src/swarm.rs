@@ -95,12 +95,8 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     let (sender, mut news) = mpsc::channel(MOST_NEWS);
     let mut runs = Vec::new();
-    if goal.seed {
-        let places: Vec<_> = engine.listening().iter().map(ToString::to_string).collect();
-        display.note(&format!("Peers may connect at {}. Ctrl-C ends seeding.", places.join(", ")));
-    }
     let mut watchers = Vec::new();
-    let ended = match add(&engine, torrents, display, &mut runs, &mut watchers, &sender).await {
+    let ended = match add(&engine, torrents, display, goal.seed, &mut runs, &mut watchers, &sender).await {
         Ok(()) => follow(&engine, &mut runs, goal, display, interrupt, &mut news).await,
         Err(error) => Err(error),
     };
@@ -131,10 +127,12 @@ async fn add(
     engine: &Engine,
     torrents: Vec<(Shown, Torrent)>,
     display: &mut dyn Display,
+    is_seed: bool,
     runs: &mut Vec<Run>,
     watchers: &mut Vec<JoinHandle<TorrentHandle>>,
     sender: &mpsc::Sender<(usize, News)>,
 ) -> Result<()> {
+    display.listening(engine.listening(), is_seed)?;
     for (at, (shown, torrent)) in torrents.into_iter().enumerate() {
         let handle = match engine.add(torrent).await {
             Ok(handle) => handle,

@@ -20,12 +20,12 @@ pub(crate) async fn run(mut seed: Seed, common: &Common, mut interrupt: Interrup
     let settings = Settings::read(common)?;
     settings.complete_network(&mut seed.network)?;
     settings.complete_limits(&mut seed.limits)?;
-    let folder = &seed.folder;
+    let (paths, folder) = seed.paths();
     let metadata = std::fs::metadata(folder).with_context(|| format!("cannot open the folder {}", folder.display()))?;
     anyhow::ensure!(metadata.is_dir(), "{} is not a folder; name the folder that holds the data", folder.display());
     let mut torrents = Vec::new();
     let mut known = BTreeSet::new();
-    for path in &seed.torrents {
+    for path in paths {
         for file in source::torrent_files(path)? {
             let metainfo = source::read_torrent(&file)?;
             source::ensure_v1(&metainfo, "seed")?;

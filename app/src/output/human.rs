@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(error(io::ErrorKind::NotFound.into()), "cannot open x: there is no such file or folder");
         let text = error(io::Error::from_raw_os_error(98));
         assert!(text.starts_with("cannot open x: ") && !text.contains("os error"), "{text}");
-        assert_eq!(failure(&anyhow::Error::msg("a (os error 5) b\nc (os error")), "a b c");
+        assert_eq!(failure(&anyhow::Error::msg("a (os error 5) b\nc (os error 7")), "a b c");
     }
 
     #[test]

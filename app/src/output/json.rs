@@ -28,6 +28,7 @@ struct Line<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
+    Listening { addresses: &'a [SocketAddr] },
     Added { name: &'a str, wanted: u64 },
     Metadata { name: &'a str, length: u64, piece_length: u32, pieces: u32, files: usize, private: bool },
     Started { have: u32, pieces: u32 },
@@ -161,7 +162,9 @@ impl Display for Json {
         self.print(Some(torrent), Event::Progress(progress))
     }
 
-    fn note(&mut self, _: &str) {}
+    fn listening(&mut self, at: &[SocketAddr], _: bool) -> anyhow::Result<()> {
+        self.print(None, Event::Listening { addresses: at })
+    }
 
     fn interrupted(&mut self) -> anyhow::Result<()> {
         self.print(None, Event::Interrupted)

@@ -7,6 +7,7 @@ pub(crate) mod lines;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
     sync::{Arc, OnceLock},
 };
 
@@ -91,9 +92,13 @@ pub(crate) trait Display {
     fn happened(&mut self, at: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()>;
     /// Its state now; called a few times a second.
     fn state(&mut self, at: usize, torrent: &Shown, state: &TorrentState) -> anyhow::Result<()>;
-    /// Something people want to know.
-    fn note(&mut self, text: &str) {
-        say(text);
+    /// Peers may connect at these addresses.
+    fn listening(&mut self, at: &[SocketAddr], is_seed: bool) -> anyhow::Result<()> {
+        if is_seed && !at.is_empty() {
+            let places: Vec<_> = at.iter().map(ToString::to_string).collect();
+            say(&format!("Peers may connect at {}. Ctrl-C ends seeding.", places.join(" and ")));
+        }
+        Ok(())
     }
     /// The user interrupted.
     fn interrupted(&mut self) -> anyhow::Result<()> {
