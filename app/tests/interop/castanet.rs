@@ -82,6 +82,12 @@ impl Castanet {
         Ok(events)
     }
 
+    /// Fails if it has said that it is complete: for tests that mean to come before.
+    pub(crate) fn not_complete(&self) -> Result<()> {
+        ensure!(named(&self.events()?, "complete").count() == 0, "it was complete too soon for this test");
+        Ok(())
+    }
+
     /// Interrupts it: it must say good-bye and end with [`INTERRUPTED`].
     pub(crate) fn interrupt(mut self) -> Result<()> {
         let status = self.process.terminate()?;

@@ -37,6 +37,7 @@ fn download(world: &World, torrent: &Torrent, seed: &Libtorrent, peer: &str, kil
         let mut get = start()?;
         get.wait_for("piece", *more)?;
         get.kill()?;
+        get.not_complete()?;
         let pieces = get.pieces()?;
         // What is under way to the dead still counts as sent a moment later.
         sleep(Duration::from_millis(300));

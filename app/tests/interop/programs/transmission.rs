@@ -1,4 +1,5 @@
-//! transmission-daemon, driven by its RPC. Version 3.00 never dials 127/8: in the tests nobody lives there.
+//! transmission-daemon, driven by its RPC. Version 3.00 never dials 127/8: in the tests nobody lives there. It dials by
+//! uTP first, and when nobody answers that, it opens a TCP connection and closes it without a word; hence uTP is off.
 
 use std::fs;
 use std::net::SocketAddrV4;
@@ -36,6 +37,7 @@ impl Transmission {
             "bind-address-ipv4": address.ip(), "peer-port": address.port(),
             "rpc-bind-address": address.ip(), "rpc-port": control.port(), "rpc-whitelist-enabled": false,
             "dht-enabled": false, "pex-enabled": false, "lpd-enabled": false, "port-forwarding-enabled": false,
+            "utp-enabled": false,
         });
         fs::write(settings.join("settings.json"), wanted.to_string())?;
         let mut command = Command::new("transmission-daemon");
