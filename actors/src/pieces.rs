@@ -13,10 +13,10 @@ use crate::{
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
-        peer::{Cancel, Request, SetInterest},
+        peer::{Cancel, Request, SetInterest, Suggest},
         pieces::{
-            BlocksLost, BlocksReceived, ClosePieces, GetPieces, PeerHas, PeerJoined, PeerLeft, PieceHashed,
-            PiecesSnapshot, SetPriority, SetSequential, WantWork,
+            BlocksLost, BlocksReceived, ClosePieces, GetPieces, PeerHas, PeerJoined, PeerLeft, PeerSuggested,
+            PieceHashed, PiecesSnapshot, SetPriority, SetSequential, WantWork,
         },
         storage::WriteBlocks,
         torrent::{BytesWasted, PieceCompleted, PieceRejected},
@@ -42,6 +42,7 @@ struct Connected {
     request: Recipient<Request>,
     cancel: Recipient<Cancel>,
     interest: Recipient<SetInterest>,
+    suggest: Recipient<Suggest>,
     is_interesting: bool,
     /// What it wanted when there was nothing for it.
     hungry: Option<WantWork>,
@@ -113,6 +114,15 @@ impl Pieces {
         }
     }
 
+    /// As a seed: spreads what nobody else has.
+    fn suggest(&mut self, key: PeerKey) {
+        let mut pieces = Vec::new();
+        self.picker.suggest(key, &mut pieces);
+        if let (false, Some(peer)) = (pieces.is_empty(), self.peers.get(&key)) {
+            tell(&peer.suggest, Suggest(pieces));
+        }
+    }
+
     fn update_all_interest(&mut self) {
         let keys: Vec<_> = self.peers.keys().copied().collect();
         keys.into_iter().for_each(|key| self.update_interest(key));
@@ -138,9 +148,10 @@ impl Actor for Pieces {
 
 impl Handler<PeerJoined> for Pieces {
     type Result = ();
-    fn handle(&mut self, PeerJoined { peer, request, cancel, interest }: PeerJoined, _: &mut Self::Context) {
+    fn handle(&mut self, joined: PeerJoined, _: &mut Self::Context) {
+        let PeerJoined { peer, request, cancel, interest, suggest } = joined;
         self.picker.peer_joined(peer);
-        self.peers.insert(peer, Connected { request, cancel, interest, is_interesting: false, hungry: None });
+        self.peers.insert(peer, Connected { request, cancel, interest, suggest, is_interesting: false, hungry: None });
     }
 }
 
@@ -149,9 +160,17 @@ impl Handler<PeerHas> for Pieces {
     fn handle(&mut self, PeerHas { peer, haves }: PeerHas, _: &mut Self::Context) {
         self.picker.peer_has(peer, &haves);
         self.update_interest(peer);
+        self.suggest(peer);
         if let Some(want) = self.peers.get_mut(&peer).and_then(|peer| peer.hungry.take()) {
             self.feed(want);
         }
+    }
+}
+
+impl Handler<PeerSuggested> for Pieces {
+    type Result = ();
+    fn handle(&mut self, PeerSuggested { peer, piece }: PeerSuggested, _: &mut Self::Context) {
+        self.picker.suggested(peer, piece);
     }
 }
 

@@ -33,6 +33,11 @@ pub struct SetChoke(pub bool);
 #[rtype(result = "()")]
 pub struct Announce(pub Arc<[PieceIndex]>);
 
+/// Suggest these pieces to the remote (BEP 6).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Suggest(pub Vec<PieceIndex>);
+
 /// Close the connection.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]

@@ -20,6 +20,8 @@ pub struct PeerJoined {
     pub cancel: Recipient<peer::Cancel>,
     /// Takes whether we want anything of it.
     pub interest: Recipient<peer::SetInterest>,
+    /// Takes pieces to suggest to it.
+    pub suggest: Recipient<peer::Suggest>,
 }
 
 /// What a peer has.
@@ -30,6 +32,16 @@ pub struct PeerHas {
     pub peer: PeerKey,
     /// All, none, a bitfield, or some more pieces.
     pub haves: Haves,
+}
+
+/// A peer suggests that we ask it for this piece (BEP 6).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PeerSuggested {
+    /// Who.
+    pub peer: PeerKey,
+    /// What.
+    pub piece: PieceIndex,
 }
 
 /// A connection is gone; what was asked of it is free again.

@@ -12,7 +12,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
-use castanet_core::{BLOCK_LENGTH, Moment, PeerKey, buffers::BufferPool, seams::means::Clock, seams::transport::Connection};
+use castanet_core::{
+    BLOCK_LENGTH, Moment, PeerKey, buffers::BufferPool, seams::means::Clock, seams::transport::Connection,
+};
 use castanet_protocol::{
     peer::{CloseReason, Haves, Input, Output, PeerConfig, PeerMachine},
     rate::Meter,
@@ -24,8 +26,11 @@ use crate::{
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
-        peer::{Announce, BytesRead, BytesWritten, Cancel, Disconnect, RangeRead, ReadEnded, Refill, Request, SetChoke, SetInterest},
-        pieces::{BlocksLost, BlocksReceived, PeerHas, PeerJoined, PeerLeft, WantWork},
+        peer::{
+            Announce, BytesRead, BytesWritten, Cancel, Disconnect, RangeRead, ReadEnded, Refill, Request, SetChoke,
+            SetInterest, Suggest,
+        },
+        pieces::{BlocksLost, BlocksReceived, PeerHas, PeerJoined, PeerLeft, PeerSuggested, WantWork},
         storage::{Block, ReadRange},
         torrent::{PeerChange, PeerChanged, PeerReport},
     },
@@ -44,6 +49,8 @@ pub struct PeerLinks {
     pub joined: Recipient<PeerJoined>,
     /// Piece manager: what the remote has.
     pub has: Recipient<PeerHas>,
+    /// Piece manager: what the remote suggests.
+    pub suggested: Recipient<PeerSuggested>,
     /// Piece manager: it is gone.
     pub left: Recipient<PeerLeft>,
     /// Piece manager: it could be asked for more.
@@ -180,7 +187,8 @@ impl Peer {
                 port: hello.port,
                 upload_only: hello.upload_only,
             }),
-            // Suggestions, foreign extensions and DHT ports are listened to when their plugins are there.
+            Output::Suggested(piece) => tell(&self.links.suggested, PeerSuggested { peer, piece }),
+            // Foreign extensions and DHT ports are listened to when their plugins are there.
             _ => {}
         }
     }
@@ -253,6 +261,7 @@ impl Actor for Peer {
                 request: me.clone().recipient(),
                 cancel: me.clone().recipient(),
                 interest: me.clone().recipient(),
+                suggest: me.clone().recipient(),
             },
         );
         let (reader, writer) = connection.io.split();
@@ -327,6 +336,13 @@ impl Handler<Announce> for Peer {
     type Result = ();
     fn handle(&mut self, Announce(pieces): Announce, ctx: &mut Self::Context) {
         self.feed(Input::Announce(&pieces), &mut Permit::default(), ctx);
+    }
+}
+
+impl Handler<Suggest> for Peer {
+    type Result = ();
+    fn handle(&mut self, Suggest(pieces): Suggest, ctx: &mut Self::Context) {
+        self.feed(Input::Suggest(&pieces), &mut Permit::default(), ctx);
     }
 }
 

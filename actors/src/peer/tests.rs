@@ -34,6 +34,7 @@ fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
     let links = PeerLinks {
         joined,
         has: probe().0,
+        suggested: probe().0,
         left,
         want: probe().0,
         received,

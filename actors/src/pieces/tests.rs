@@ -57,7 +57,7 @@ impl Rig {
         let key = PeerKey(key);
         let ((request, request_heard), (cancel, cancel_heard)) = (probe(), probe());
         let (interest, interest_heard) = probe();
-        self.pieces.send(PeerJoined { peer: key, request, cancel, interest }).await.unwrap();
+        self.pieces.send(PeerJoined { peer: key, request, cancel, interest, suggest: probe().0 }).await.unwrap();
         self.pieces.send(PeerHas { peer: key, haves: Haves::All }).await.unwrap();
         Remote { key, request: request_heard, cancel: cancel_heard, interest: interest_heard }
     }

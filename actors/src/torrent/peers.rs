@@ -120,6 +120,7 @@ impl Torrent {
         let links = PeerLinks {
             joined: pieces.clone().recipient(),
             has: pieces.clone().recipient(),
+            suggested: pieces.clone().recipient(),
             left: pieces.clone().recipient(),
             want: pieces.clone().recipient(),
             received: pieces.clone().recipient(),

@@ -89,6 +89,8 @@ pub enum Input<'a> {
     Interest(bool),
     /// We have these pieces now.
     Announce(&'a [PieceIndex]),
+    /// We would like to be asked for these pieces (BEP 6). Nothing is said to a remote without the fast extension.
+    Suggest(&'a [PieceIndex]),
     /// The answer to an [`Output::Read`]: exactly `range.length` bytes.
     Data {
         /// The range as it was asked for.

@@ -17,7 +17,7 @@ pub const LEAST_CREDIT: usize = 2;
 /// What a remote is taken to hold until it says otherwise; the customary default of `reqq`.
 const USUAL_QUEUE: usize = 250;
 /// How long a request should wait in the remote's queue, so that the remote never runs dry.
-const QUEUE: Duration = Duration::from_secs(1);
+const QUEUE: Duration = Duration::from_millis(500);
 /// How long an offer may be left without an answer before it is repeated.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
 

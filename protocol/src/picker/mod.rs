@@ -5,7 +5,8 @@
 //! gets (`pick`):
 //! 1. blocks of the piece that it has for itself (a fast peer gets whole pieces, in order: one run for disk and hash);
 //! 2. per priority, blocks of a begun piece that nobody has for himself, then a new piece: at random for the first
-//!    few, then the rarest (`rarity`), or the first in sequential mode;
+//!    few, then the rarest (`rarity`), among equals what the peer suggests (`suggest`), or the first in sequential
+//!    mode;
 //! 3. the last blocks of a piece that another peer has for itself;
 //! 4. in endgame, blocks that others were asked for and still owe (`endgame`).
 //!
@@ -20,6 +21,7 @@ mod peers;
 mod pick;
 mod priority;
 mod rarity;
+mod suggest;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -28,13 +30,13 @@ use std::collections::BTreeMap;
 
 use castanet_core::{Bitfield, BlockRef, Geometry, PeerKey, PieceIndex};
 
-pub use self::priority::Priority;
 use self::{
     in_flight::{Block, InFlight},
     peers::{Held, Peer},
     priority::LEVELS,
     rarity::Rarity,
 };
+pub use self::{priority::Priority, suggest::MOST_SUGGESTED};
 
 /// What can be tuned in a [`Picker`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +136,8 @@ pub struct Picker {
     seeds: u32,
     /// Grows whenever a piece becomes open, so that a peer for which none was found need not be searched again.
     openings: u64,
+    /// As a seed: the pieces that were not suggested to anyone yet, in random order. Made when it is first needed.
+    unspread: Option<Vec<PieceIndex>>,
 }
 
 impl Picker {
@@ -161,6 +165,7 @@ impl Picker {
             peers: BTreeMap::new(),
             seeds: 0,
             openings: 0,
+            unspread: None,
             have,
         };
         geometry.all_pieces().for_each(|piece| picker.want(piece));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use castanet_core::{Bitfield, PeerKey, PieceIndex};
 
-use super::Picker;
+use super::{Picker, suggest::Suggestions};
 use crate::peer::Haves;
 
 /// Blocks remembered per peer that were taken back or cancelled but may still arrive.
@@ -75,6 +75,7 @@ pub(super) struct Peer {
     pub(super) asked: VecDeque<Slot>,
     /// Blocks that are no longer expected but are no offence, oldest first.
     late: VecDeque<Slot>,
+    pub(super) suggestions: Suggestions,
 }
 
 impl Peer {
@@ -87,6 +88,7 @@ impl Peer {
             dry_at: None,
             asked: VecDeque::new(),
             late: VecDeque::new(),
+            suggestions: Suggestions::default(),
         }
     }
 
@@ -172,7 +174,11 @@ impl Picker {
             self.take_back(peer, slot);
         }
         self.disown(peer);
-        match self.peers.remove(&peer).map(|peer| peer.held) {
+        let left = self.peers.remove(&peer);
+        if let Some(left) = &left {
+            self.unsuggest(&left.suggestions);
+        }
+        match left.map(|peer| peer.held) {
             Some(Held::All) => self.seeds -= 1,
             Some(Held::Some(held)) => held.iter().for_each(|piece| self.rarity.lose(piece)),
             Some(Held::None) | None => {}

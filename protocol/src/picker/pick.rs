@@ -40,9 +40,11 @@ impl Picker {
     }
 
     /// As [`Picker::pick`], but of these pieces only, in their order: those that a peer which chokes us lets us ask
-    /// for (allowed fast, BEP 6).
+    /// for (allowed fast, BEP 6). Nothing once there is something to trade: that is what they are for.
     pub fn pick_from(&mut self, peer: PeerKey, pieces: &[PieceIndex], room: usize, out: &mut Vec<BlockRef>) {
-        let Some(state) = self.peers.get(&peer) else { return };
+        let Some(state) = self.peers.get(&peer).filter(|_| self.have.count() < self.config.random_first) else {
+            return;
+        };
         let held: Vec<PieceIndex> = pieces.iter().copied().filter(|&piece| state.held.has(piece)).collect();
         let full = out.len().saturating_add(room);
         for piece in held {
@@ -101,6 +103,12 @@ impl Picker {
             } else {
                 self.rarity.rarest(level, &state.held, &mut self.random)
             };
+            if let (Some(drawn), Some(piece)) = (new, self.open_suggestion(peer, level))
+                && !self.sequential
+                && self.rarity.copies(piece) <= self.rarity.copies(drawn)
+            {
+                new = Some(piece);
+            }
             if new.is_some() {
                 break;
             }

@@ -299,7 +299,8 @@ fn sequential_takes_pieces_in_order() {
 
 #[test]
 fn allowed_fast_pieces_only() {
-    let mut p = picker(9, 2);
+    let geometry = picker(9, 2).geometry;
+    let mut p = Picker::with_config(geometry, Bitfield::new(9), 1, PickerConfig { random_first: 1, ..config() });
     join(&mut p, A, &pieces(&[1, 2, 3]));
     let allowed = [7, 3, 1, 999].map(PieceIndex);
     let mut out = Vec::new();
@@ -308,6 +309,9 @@ fn allowed_fast_pieces_only() {
     assert_eq!(slots(&out), [(3, 0), (3, 1), (1, 0)]);
     p.pick_from(PeerKey(99), &allowed, 3, &mut out);
     assert_eq!(out.len(), 3, "a stranger gets nothing");
+    drop(p.piece_passed(PieceIndex(0)));
+    p.pick_from(A, &allowed, 3, &mut out);
+    assert_eq!(out.len(), 3, "there is something to trade");
 }
 
 #[test]

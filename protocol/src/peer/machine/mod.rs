@@ -2,7 +2,7 @@
 
 mod heard;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use castanet_core::{BlockRef, Moment, PieceIndex};
@@ -25,6 +25,9 @@ pub const MOST_UNASKED: u64 = 1024 * 1024;
 pub const MOST_UNSENT_CONTROL: u64 = 1024 * 1024;
 /// Pieces that a choked remote may fetch from us (BEP 6 suggests ten; large pieces make that generous).
 const ALLOWED_FAST: usize = 5;
+/// How long we wait to be unchoked before we take what we may have while choked. All newcomers of a network are allowed
+/// the same pieces (BEP 6): taken at once, they keep a seed busy with copies that they could have of each other.
+const GIFT_PATIENCE: Duration = Duration::from_secs(5);
 /// Pieces of the remote's allowed-fast set that we remember.
 const MOST_FAST_PIECES: usize = 32;
 
@@ -47,6 +50,8 @@ pub struct PeerMachine {
     choked: bool,
     /// Pieces that we may ask for while choked.
     fast_pieces: Vec<PieceIndex>,
+    /// When we may ask for these, until then.
+    gifts_from: Option<Moment>,
     told_pieces: bool,
     /// Pieces of consecutive "have" messages.
     haves: Vec<PieceIndex>,
@@ -83,6 +88,7 @@ impl PeerMachine {
             we_are_interested: false,
             choked: true,
             fast_pieces: Vec::new(),
+            gifts_from: Some(now + GIFT_PATIENCE).filter(|_| config.fast),
             told_pieces: false,
             haves: Vec::new(),
             lost: Vec::new(),
@@ -154,13 +160,16 @@ impl PeerMachine {
     /// When [`Input::Timeout`] is due. It moves with every input.
     pub fn deadline(&self) -> Moment {
         let timing = &self.config.timing;
-        // An offer of the few allowed pieces is not worth waking up for.
+        // An offer of the few allowed pieces is worth waking up for once.
         let may_ask = self.may_ask() && !self.choked;
         let offer = if may_ask { self.requests.next_offer() } else { Moment::NEVER };
+        let hopes = self.we_are_interested && self.choked && !self.fast_pieces.is_empty();
+        let gifts = self.gifts_from.filter(|_| hopes).unwrap_or(Moment::NEVER);
         (self.last_sent + timing.keep_alive)
             .min(self.last_heard + timing.silence)
             .min(self.requests.deadline())
             .min(offer)
+            .min(gifts)
     }
 
     /// Bytes that the buffer lacks before the next message is whole: make room for so many.
@@ -244,6 +253,10 @@ impl PeerMachine {
                     }
                 }
             }
+            Input::Suggest(pieces) if self.config.fast => {
+                pieces.iter().for_each(|piece| self.say(Message::Suggest(*piece)));
+            }
+            Input::Suggest(_) => {}
             Input::Data { range, data } => self.send_blocks(range, &data, now),
             Input::ReadFailed(range) => self.refuse_read(range),
             Input::Extended { id, payload } => {
@@ -322,12 +335,13 @@ impl PeerMachine {
     }
 
     fn may_ask(&self) -> bool {
-        self.we_are_interested && (!self.choked || !self.fast_pieces.is_empty())
+        self.we_are_interested && (!self.choked || (self.gifts_from.is_none() && !self.fast_pieces.is_empty()))
     }
 
     /// Ends an input: local news first, then what is to be sent, then what more could be done.
     fn settle(&mut self, now: Moment) {
         self.flush_haves();
+        self.gifts_from = self.gifts_from.filter(|from| now < *from);
         if !self.lost.is_empty() {
             let lost = std::mem::take(&mut self.lost);
             self.put(Output::Lost(lost));

@@ -181,7 +181,9 @@ fn while_choked_the_allowed_pieces_can_be_had() {
     let mut bench = Bench::new(config(true, none()));
     bench.input(Input::Interest(true));
     let offer = Output::FastRoom { blocks: FIRST_CREDIT, pieces: vec![PieceIndex(2)] };
-    assert_eq!(bench.hears(&[Message::AllowedFast(PieceIndex(2)), Message::AllowedFast(PieceIndex(999))]), [offer]);
+    assert_eq!(bench.hears(&[Message::AllowedFast(PieceIndex(2)), Message::AllowedFast(PieceIndex(999))]), []);
+    assert_eq!(bench.wait(4).unwrap(), [], "we may be unchoked soon");
+    assert_eq!(bench.wait(1).unwrap(), [offer]);
     let answer = bench.input(Input::Assign(&[block(2, 0), block(3, 0)]));
     assert_eq!(answer, [Output::Lost(vec![block(3, 0)]), sent(&[Message::Request(block(2, 0))])]);
     bench.hears(&[Message::Reject(block(2, 0))]);
