@@ -310,7 +310,8 @@ impl Handler<ChildStopped> for Session {
                 self.start_plugin_later(at, ctx);
             }
             Child::Torrent(torrent) => {
-                if self.torrents.remove(&torrent).is_some() && reason != ExitReason::Asked {
+                let was_known = self.torrents.remove(&torrent).is_some();
+                if was_known && reason != ExitReason::Asked {
                     tracing::warn!(%torrent, ?reason, "torrent ended");
                 }
             }
