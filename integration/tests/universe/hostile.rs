@@ -148,9 +148,9 @@ fn who_breaks_the_protocol_is_shown_out() {
         }
         Ok(())
     });
-    is_shown_out("two bitfields", async |stranger, _| {
+    is_shown_out("that it has nothing after all", async |stranger, _| {
         stranger.say(Message::Bitfield(Bytes::from_static(&[0xff; 4]))).await?;
-        stranger.say(Message::Bitfield(Bytes::from_static(&[0xff; 4]))).await
+        stranger.say(Message::HaveNone).await
     });
 }
 

@@ -10,9 +10,12 @@ use castanet_integration::{
 use crate::{KIB, MIB, all_complete};
 
 /// A seed of 4 MiB/s and eight leeches of 8 MiB/s: how long until all are complete, and how often the seed sent each byte.
-async fn trade(world: &Universe, payload: &Payload, leeches: usize) -> (Duration, f64) {
-    let hosts = world.hosts(1 + leeches).await;
-    hosts[0].set_uplink(Some(4 * MIB as u64));
+/// `by_rule` says whether the seed's limit is one of its user's, or of its line.
+async fn trade(world: &Universe, payload: &Payload, leeches: usize, by_rule: bool) -> (Duration, f64) {
+    let limit = Some(4 * MIB as u64);
+    let mut hosts = vec![world.host_with(move |engine| engine.max_up(limit.filter(|_| by_rule))).await];
+    hosts.extend(world.hosts(leeches).await);
+    hosts[0].set_uplink(limit.filter(|_| !by_rule));
     hosts[1..].iter().for_each(|host| host.set_uplink(Some(8 * MIB as u64)));
     let seeding = hosts[0].seed(payload).await;
     let start = world.elapsed();
@@ -30,12 +33,16 @@ async fn trade(world: &Universe, payload: &Payload, leeches: usize) -> (Duration
 #[test]
 fn leeches_trade() {
     let payload = Payload::one_file("cargo", 32 * MIB, 256 * KIB as u32, 1);
-    universe(1, async |world| {
-        let (took, copies) = trade(world, &payload, 8).await;
-        println!("8 leeches, 32 MiB, uplinks 4 and 8 MiB/s: {took:?} (8 s is ideal), the seed sent {copies:.2} copies");
-        assert!(copies < 0.6 * 8.0, "the seed sent {copies:.2} of 8 copies");
-        assert!(took < Duration::from_secs(15), "{took:?}");
-    });
+    for by_rule in [false, true] {
+        universe(1, async |world| {
+            let (took, copies) = trade(world, &payload, 8, by_rule).await;
+            println!(
+                "8 leeches, 32 MiB, a seed of 4 MiB/s (by rule: {by_rule}): {took:?}, 8 s is ideal; {copies:.2} copies"
+            );
+            assert!(copies < 0.2 * 8.0, "the seed sent {copies:.2} of 8 copies");
+            assert!(took < Duration::from_secs(11), "{took:?}");
+        });
+    }
 }
 
 #[test]
@@ -43,7 +50,7 @@ fn the_same_seed_gives_the_same_run() {
     let payload = Payload::one_file("cargo", 2 * MIB, 64 * KIB as u32, 1);
     let run = |seed| {
         universe(seed, async |world| {
-            trade(world, &payload, 4).await;
+            trade(world, &payload, 4, false).await;
         })
     };
     let (first, again, other) = (run(7), run(7), run(8));
