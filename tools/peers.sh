@@ -4,7 +4,7 @@
 # Where it may not install system packages, it prints the one command that would, and fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-peers=${CASTANET_PEERS:-target/peers}
+peers=${INTEROP_PEERS:-target/peers}
 
 packages=()
 need() { command -v "$1" >/dev/null || packages+=("$2"); }

@@ -13,7 +13,7 @@ use crate::programs::{Control, State};
 use crate::world::{self, World, wait_until};
 
 /// What the seed may upload a second: slow enough to be killed in the middle.
-const LIMIT: usize = 1024 * 1024;
+const LIMIT: usize = 640 * 1024;
 
 /// Kills the download each time it has completed so many more pieces, then lets it end.
 fn killed_after(pieces: &[usize], shape: Shape, piece_length: usize) {
@@ -73,7 +73,7 @@ fn at_the_first_piece_and_soon_after() {
 
 #[test]
 fn in_the_middle_and_near_the_end() {
-    killed_after(&[60, 100], Shape::ManyFiles, 16 * 1024);
+    killed_after(&[50, 80], Shape::ManyFiles, 16 * 1024);
 }
 
 #[test]

@@ -152,9 +152,9 @@ fn others(torrent: &Torrent, folder: &Path, tracker: &str) -> Result<()> {
         create.arg(peers_folder().join("node_modules/create-torrent/bin/cmd.js"));
         run(create.arg(&payload).arg("-o").arg(out("create-torrent", kind)).args(more))?;
     }
-    for format in ["v1", "v2", "hybrid"] {
-        let mut create = castanet::command(&["create", "--format", format, "--tracker", tracker, "-o"]);
-        run(create.arg(out("castanet", format)).arg(&payload))?;
+    for (kind, more) in [("plain", &[][..]), ("private", &["--private", "--piece-length", "32768"])] {
+        let mut create = castanet::command(&["create", "--tracker", tracker, "-o"]);
+        run(create.arg(out("castanet", kind)).args(more).arg(&payload))?;
     }
     Ok(())
 }

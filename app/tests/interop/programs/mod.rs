@@ -125,7 +125,7 @@ impl Peer {
 /// The folder of the peer programs that are no system packages: `tools/peers.sh` fills it.
 pub(crate) fn peers_folder() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers");
-    std::env::var_os("CASTANET_PEERS").map_or_else(usual, PathBuf::from)
+    std::env::var_os("INTEROP_PEERS").map_or_else(usual, PathBuf::from)
 }
 
 /// A script of the tests.
