@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 async fn complete(handle: &mut TorrentHandle) {
     let done = timeout(PATIENCE, handle.completed()).await;
-    done.unwrap_or_else(|_| panic!("the download hangs: {:?}", handle.state())).unwrap();
+    done.unwrap_or_else(|_| panic!("the download hangs: {:?}", handle.state())).expect("the download completes");
 }
 
 async fn all_complete(leeching: &mut [TorrentHandle]) {
