@@ -16,7 +16,7 @@ use crate::programs::{libtorrent, peers_folder};
 use crate::world::{self, World};
 
 /// Damaged files made of each undamaged small one.
-const MUTANTS: usize = 16;
+const MUTANTS: usize = 40;
 /// Files of which mutants are made are at most so long, so that a change rarely hits a piece's hash.
 const SMALL: usize = 6_000;
 
