@@ -14,6 +14,8 @@ session = lt.session({
     "enable_lsd": False,
     "enable_upnp": False,
     "enable_natpmp": False,
+    "enable_incoming_utp": False,
+    "enable_outgoing_utp": False,
     "in_enc_policy": 2,
     "out_enc_policy": 2,
     "upload_rate_limit": int(limit),

@@ -1,7 +1,7 @@
 """The programs, each driven without a screen: how it is started, given a torrent, and says that it is complete.
 
-All find peers by the tracker alone: DHT, PEX, LSD, port mapping and encryption are off where there is an option for
-it; the rest stays as the program has it.
+All find peers by the tracker alone: DHT, PEX, LSD, port mapping, uTP and encryption are off where there is an option
+for it; the rest stays as the program has it.
 """
 import http.client
 import json
@@ -190,6 +190,7 @@ class Qbittorrent(Client):
             f"WebUI\\Port={self.control}\nWebUI\\UseUPnP=false\n\n[Network]\nPortForwardingEnabled=false\n\n"
             f"[BitTorrent]\nSession\\Port={self.port}\nSession\\InterfaceAddress={self.address}\n"
             "Session\\DHTEnabled=false\nSession\\PeXEnabled=false\nSession\\LSDEnabled=false\nSession\\Encryption=2\n"
+            "Session\\BTProtocol=TCP\n"
             f"Session\\GlobalUPSpeedLimit={self.errand.max_up // 1024}\nSession\\IgnoreLimitsOnLAN=false\n"
         )
         self.start(self.command, f"--profile={profile}")
