@@ -2,12 +2,12 @@
 //!
 //! A record names only pieces that were flushed before it was written: first the list, then the flush, then the record.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use castanet_core::{Bitfield, Moment, seams::resume::ResumeRecord, seams::storage::FileStamp};
-use futures_util::future::join_all;
-use tokio::sync::oneshot;
+use futures_util::future::{OptionFuture, join_all};
+use tokio::sync::{Mutex, oneshot};
 
 use super::Torrent;
 use crate::{
@@ -31,6 +31,8 @@ pub(super) struct Saved {
     pub(super) is_dirty: bool,
     under_way: bool,
     at: Moment,
+    /// Records are written one at a time, in the order in which they were made.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Torrent {
@@ -49,19 +51,21 @@ impl Torrent {
         self.saved.is_dirty = false;
         self.saved.at = self.now();
         let (have, flushed) = (self.have.clone(), storage.send(Flush { drain: false }));
-        ctx.spawn(flushed.into_actor(self).map(move |stamps, torrent, _| {
-            torrent.saved.under_way = false;
-            match stamps {
-                Ok(Ok(stamps)) => drop(torrent.write_record(have, stamps)),
-                _ => torrent.saved.is_dirty = true,
-            }
-        }));
+        let written = flushed.into_actor(self).then(move |stamps, torrent: &mut Self, _| {
+            let written = match stamps {
+                // The record of the end is newer, and on its way.
+                _ if torrent.stopping => None,
+                Ok(Ok(stamps)) => Some(torrent.write_record(have, stamps)),
+                _ => None,
+            };
+            torrent.saved.is_dirty |= written.is_none();
+            OptionFuture::from(written).into_actor(torrent)
+        });
+        ctx.spawn(written.map(|_, torrent, _| torrent.saved.under_way = false));
     }
 
     /// Writes a record on a disk thread.
-    fn write_record(&self, pieces: Bitfield, stamps: Vec<FileStamp>) -> oneshot::Receiver<()> {
-        let (done, written) = oneshot::channel();
-        let Some(opened) = &self.opened else { return written };
+    fn write_record(&self, pieces: Bitfield, stamps: Vec<FileStamp>) -> impl Future<Output = ()> + use<> {
         let record = ResumeRecord {
             pieces,
             stamps,
@@ -69,14 +73,21 @@ impl Torrent {
             downloaded: self.totals.downloaded_before + self.totals.downloaded,
             info: None,
         };
-        let (resume, key) = (self.shared.resume.clone(), opened.key.clone());
-        self.shared.disk.submit(Job::Other(Box::new(move || {
-            if let Err(error) = resume.save(&key, &record) {
-                tracing::warn!(%error, "resume data not saved");
-            }
-            let _ = done.send(());
-        })));
-        written
+        let (shared, turn) = (self.shared.clone(), self.saved.turn.clone());
+        let key = self.opened.as_ref().map(|opened| opened.key.clone());
+        async move {
+            let Some(key) = key else { return };
+            let _turn = turn.lock().await;
+            let (done, written) = oneshot::channel();
+            let resume = shared.resume.clone();
+            shared.disk.submit(Job::Other(Box::new(move || {
+                if let Err(error) = resume.save(&key, &record) {
+                    tracing::warn!(%error, "resume data not saved");
+                }
+                let _ = done.send(());
+            })));
+            let _ = written.await;
+        }
     }
 
     /// Closes all connections, says good-bye, writes what is held and saves.
@@ -100,15 +111,10 @@ impl Torrent {
                 torrent.have = have.clone();
                 torrent.write_record(have, stamps)
             });
-            async move {
-                if let Some(written) = written {
-                    let _ = written.await;
-                }
-            }
-            .into_actor(torrent)
+            OptionFuture::from(written).into_actor(torrent)
         });
         // Only now, when the connections have reported their last bytes, are the numbers right for a good-bye.
-        let leaving = saved.then(move |(), torrent: &mut Self, _| {
+        let leaving = saved.then(move |_, torrent: &mut Self, _| {
             torrent.update_progress();
             let leave = Leave { torrent: torrent.id, within };
             // A pause that was taken back meanwhile is no good-bye.
