@@ -114,10 +114,10 @@ pub(crate) struct Get {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SeedLimits {
     /// Seed until so many times the torrent's size were sent, such as 1.5
-    #[arg(long, value_name = "RATIO", value_parser = values::ratio, env = "CASTANET_SEED_RATIO", hide_env = true)]
+    #[arg(long, value_name = "RATIO", value_parser = values::ratio)]
     pub(crate) seed_ratio: Option<f64>,
     /// Seed for so long, such as 30m or 2d
-    #[arg(long, value_name = "DURATION", value_parser = values::duration, env = "CASTANET_SEED_TIME", hide_env = true)]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     pub(crate) seed_time: Option<Duration>,
 }
 

@@ -34,9 +34,11 @@ pub(crate) struct Settings {
     plugins: Option<Vec<String>>,
 
     /// Seed until so many times the torrent's size were sent. Default: no limit. Example: 1.5
+    #[config(env = "CASTANET_SEED_RATIO")]
     seed_ratio: Option<f64>,
 
     /// Seed for so long. Default: no limit. Example: "2d"
+    #[config(env = "CASTANET_SEED_TIME")]
     seed_time: Option<String>,
 
     /// Give up when nothing arrives for so long. Default: never. Example: "30m"
@@ -55,12 +57,11 @@ impl Settings {
     }
 
     fn from_layers(file: Option<File>) -> Result<Self> {
-        use confique::Layer as _;
-        let layer = match file {
-            Some(file) => file.load().map_err(one_line)?,
-            None => <Self as Config>::Layer::default_values(),
-        };
-        Self::from_layer(layer).map_err(one_line)
+        let mut layers = Self::builder().env();
+        if let Some(file) = file {
+            layers = layers.preloaded(file.load().map_err(one_line)?);
+        }
+        layers.load().map_err(one_line)
     }
 
     /// What applies to the network after file and options are joined.

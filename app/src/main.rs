@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use interrupt::Interrupt;
-use output::{ClosedOutput, above_bars, human::failure, say};
+use output::{ClosedOutput, above_bars, has_screen, human::failure, say};
 
 fn main() -> ExitCode {
     hide_panics();
@@ -79,7 +79,7 @@ fn log(verbose: u8) {
         }
         (_, _) => EnvFilter::new("trace"),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AboveBars).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(has_screen()).with_writer(|| AboveBars).init();
 }
 
 /// stderr, with the bars out of the way.

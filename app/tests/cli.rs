@@ -1,4 +1,5 @@
 //! The program as a user runs it: arguments, exit codes, what it prints, and whole transfers over 127.0.0.1.
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     fs,

@@ -18,6 +18,8 @@ use crate::{
 
 /// Runs the command.
 pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt) -> Result<ExitCode> {
+    // Limits on the command line mean that one wants to seed; those of environment and file only say for how long.
+    let seed = get.seed || get.limits.seed_ratio.is_some() || get.limits.seed_time.is_some();
     let settings = Settings::read(common)?;
     settings.complete_get(&mut get)?;
     let mut torrents = Vec::new();
@@ -32,13 +34,7 @@ pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt)
     let state = settings.state_folder(common);
     let remembers = state.is_some();
     let engine = network::engine(&get.network, state)?;
-    let goal = Goal {
-        remembers,
-        seed: get.seed || get.limits.seed_ratio.is_some() || get.limits.seed_time.is_some(),
-        seed_only: false,
-        limits: get.limits.clone(),
-        stall_timeout: get.stall_timeout,
-    };
+    let goal = Goal { remembers, seed, seed_only: false, limits: get.limits.clone(), stall_timeout: get.stall_timeout };
     let mut display = output::display(get.json);
     swarm::run(engine.start().await?, torrents, &goal, &mut *display, &mut interrupt).await
 }
