@@ -112,6 +112,23 @@ def source(info_hash, path, piece_length, address):
             threading.Thread(target=work, args=(listener.accept()[0],), daemon=True).start()
 
 
+def greet(info_hash, address, own_address):
+    """Connects and shakes hands; a few times, because a program may open its port before it serves the torrent."""
+    for attempts_left in reversed(range(5)):
+        stream = socket.create_connection(address, 60, (own_address, 0))
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            stream.sendall(handshake(info_hash, False))
+            if receive_exactly(stream, 68)[28:48] != info_hash:
+                raise ValueError("another torrent")
+            return stream
+        except (EOFError, ConnectionResetError):
+            stream.close()
+            if not attempts_left:
+                raise
+            time.sleep(0.3)
+
+
 def sink(info_hash, path, piece_length, address, own_address):
     pieces = list(range(os.path.getsize(path) // piece_length))
     random.Random(7).shuffle(pieces)
@@ -120,12 +137,7 @@ def sink(info_hash, path, piece_length, address, own_address):
         for piece in pieces for offset in range(0, piece_length, BLOCK)
     ))
     total = len(requests) // 17
-    stream = socket.create_connection(address, 30, (own_address, 0))
-    stream.settimeout(60)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream.sendall(handshake(info_hash, False))
-    if receive_exactly(stream, 68)[28:48] != info_hash:
-        raise ValueError("another torrent")
+    stream = greet(info_hash, address, own_address)
     stream.sendall(message(INTERESTED))
     asked = got = 0
     start = None
