@@ -16,7 +16,7 @@ use crate::{
         peer::{Cancel, Request, SetInterest, Suggest},
         pieces::{
             BlocksLost, BlocksReceived, ClosePieces, GetPieces, PeerHas, PeerJoined, PeerLeft, PeerSuggested,
-            PieceHashed, PiecesSnapshot, SetPriority, SetSequential, WantWork,
+            PieceHashed, PiecesSnapshot, WantWork,
         },
         storage::WriteBlocks,
         torrent::{BytesWasted, PieceCompleted, PieceRejected},
@@ -121,11 +121,6 @@ impl Pieces {
         if let (false, Some(peer)) = (pieces.is_empty(), self.peers.get(&key)) {
             tell(&peer.suggest, Suggest(pieces));
         }
-    }
-
-    fn update_all_interest(&mut self) {
-        let keys: Vec<_> = self.peers.keys().copied().collect();
-        keys.into_iter().for_each(|key| self.update_interest(key));
     }
 
     fn contributors(&self, piece: PieceIndex) -> Vec<PeerKey> {
@@ -239,22 +234,6 @@ impl Handler<PieceHashed> for Pieces {
             tell(&self.links.rejected, PieceRejected { piece, contributors });
             self.feed_the_hungry();
         }
-    }
-}
-
-impl Handler<SetPriority> for Pieces {
-    type Result = ();
-    fn handle(&mut self, SetPriority { pieces, priority }: SetPriority, _: &mut Self::Context) {
-        self.picker.set_priority(pieces, priority);
-        self.update_all_interest();
-        self.feed_the_hungry();
-    }
-}
-
-impl Handler<SetSequential> for Pieces {
-    type Result = ();
-    fn handle(&mut self, SetSequential(yes): SetSequential, _: &mut Self::Context) {
-        self.picker.set_sequential(yes);
     }
 }
 

@@ -21,9 +21,7 @@ use crate::{
     messages::{
         peer::RangeRead,
         pieces::PieceHashed,
-        storage::{
-            CheckPieces, CloseStorage, Flush, ForgetPiece, JobWritten, ReadRange, ReportTo, StretchChecked, WriteBlocks,
-        },
+        storage::{CheckPieces, CloseStorage, Flush, JobWritten, ReadRange, ReportTo, StretchChecked, WriteBlocks},
         torrent::{PiecesChecked, StorageFailed},
     },
 };
@@ -248,13 +246,6 @@ impl Handler<StretchChecked> for Storage {
         self.checks_under_way -= 1;
         tell(&self.links.checked, PiecesChecked { first, digests });
         self.submit_checks(ctx);
-    }
-}
-
-impl Handler<ForgetPiece> for Storage {
-    type Result = ();
-    fn handle(&mut self, ForgetPiece(piece): ForgetPiece, _: &mut Self::Context) {
-        self.assembly.forget(piece);
     }
 }
 

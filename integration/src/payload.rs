@@ -27,8 +27,7 @@ impl Payload {
     }
     /// A folder `NAME` with these files (path with `/`, length).
     pub fn folder(name: &str, files: &[(&str, usize)], piece_length: u32, seed: u64) -> Self {
-        let contents =
-            files.iter().zip(seed..).map(|((path, length), seed)| (path.to_string(), bytes(*length, seed)));
+        let contents = files.iter().zip(seed..).map(|((path, length), seed)| (path.to_string(), bytes(*length, seed)));
         Self::describe(name, contents.collect(), piece_length, &[])
     }
     /// The same files in a torrent with this tracker.

@@ -1,10 +1,8 @@
 //! What the piece manager of a torrent is told and asked.
 
-use std::ops::Range;
-
 use actix::prelude::*;
 use castanet_core::{Bitfield, BlockRef, PeerKey, PieceIndex, Sha1Digest};
-use castanet_protocol::{peer::Haves, picker::Priority};
+use castanet_protocol::peer::Haves;
 
 use super::{peer, storage::Block};
 
@@ -92,21 +90,6 @@ pub struct PieceHashed {
     /// Its SHA-1.
     pub digest: Sha1Digest,
 }
-
-/// Change how much pieces are wanted.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct SetPriority {
-    /// Which pieces.
-    pub pieces: Range<u32>,
-    /// How much.
-    pub priority: Priority,
-}
-
-/// Fetch pieces in order, or rarest first.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct SetSequential(pub bool);
 
 /// Ask for the state of the pieces.
 #[derive(Message, Debug)]

@@ -113,7 +113,7 @@ pub struct SessionSnapshot {
     pub torrents: Vec<TorrentId>,
     /// Where it listens.
     pub listening: Vec<std::net::SocketAddr>,
-    /// Discovery plugins that run.
+    /// Discovery plugins that are registered.
     pub plugins: Vec<castanet_core::PluginName>,
     /// Memory held between socket and disk, in blocks.
     pub blocks_in_memory: usize,

@@ -51,11 +51,6 @@ pub struct CheckPieces {
     pub pieces: castanet_core::Bitfield,
 }
 
-/// Drop what is held of a piece: it will be fetched again.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct ForgetPiece(pub PieceIndex);
-
 /// Make what is written survive a power cut, and say what the files look like now.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<FileStamp>, String>")]

@@ -23,7 +23,7 @@ pub struct Pause;
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Stop {
-    /// How long the good-byes may take. Saving is not cut short.
+    /// How long the good-byes may take; the session waits a while longer for saving.
     pub within: Duration,
 }
 
@@ -164,11 +164,6 @@ pub struct PluginStarted {
     pub fared: Recipient<PeersFared>,
 }
 
-/// Ask for the torrent's state.
-#[derive(Message, Debug)]
-#[rtype(result = "TorrentSnapshot")]
-pub struct GetTorrent;
-
 /// What a torrent is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Phase {
@@ -188,7 +183,7 @@ pub enum Phase {
 }
 
 /// A torrent's state, as observers see it.
-#[derive(Debug, Clone, Default, MessageResponse)]
+#[derive(Debug, Clone, Default)]
 pub struct TorrentSnapshot {
     /// What it is doing.
     pub phase: Phase,

@@ -40,9 +40,7 @@ use crate::{
         pieces::ClosePieces,
         session::TorrentSpec,
         storage::CloseStorage,
-        torrent::{
-            BytesWasted, GetTorrent, Happening, Phase, PluginStarted, StorageFailed, TorrentEvent, TorrentSnapshot,
-        },
+        torrent::{BytesWasted, Happening, Phase, PluginStarted, StorageFailed, TorrentEvent, TorrentSnapshot},
     },
     peer::PeerShared,
     pieces::Pieces,
@@ -62,6 +60,9 @@ pub struct Torrent {
     spec: TorrentSpec,
     shared: Shared,
     me: PeerId,
+    /// Tells trackers that it is still us after a change of address (BEP 7).
+    key: u32,
+    pieces_seed: u64,
     info_hash: [u8; 20],
     geometry: Geometry,
     parent: Recipient<ChildStopped>,
@@ -129,7 +130,8 @@ impl Torrent {
     ) -> Self {
         let now = shared.clock.now();
         let geometry = spec.metainfo.info.geometry();
-        let mut random = fastrand::Rng::with_seed(shared.seed ^ id.0);
+        // Engines with neighbouring seeds must not meet the same torrent under the same peer id.
+        let mut random = fastrand::Rng::with_seed(shared.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ id.0);
         let me = PeerId::generate(|| random.u8(..));
         let config = SwarmConfig { most_connections: shared.config.most_connections, ..SwarmConfig::default() };
         let swarm = Swarm::new(config, &shared.listening(), me, random.u64(..));
@@ -143,6 +145,8 @@ impl Torrent {
         Self {
             id,
             me,
+            key: random.u32(..),
+            pieces_seed: random.u64(..),
             info_hash: spec.metainfo.info_hashes.wire(),
             geometry,
             parent,
@@ -293,12 +297,5 @@ impl Handler<ChildStopped> for Torrent {
             }
             _ => {}
         }
-    }
-}
-
-impl Handler<GetTorrent> for Torrent {
-    type Result = TorrentSnapshot;
-    fn handle(&mut self, _: GetTorrent, _: &mut Self::Context) -> TorrentSnapshot {
-        self.snapshot()
     }
 }

@@ -145,8 +145,8 @@ impl Torrent {
             parent: me.recipient(),
         };
         let metainfo = self.spec.metainfo.clone();
-        let seed = self.shared.seed ^ self.id.0.rotate_left(17);
-        let mut pieces = Pieces::new(metainfo, self.geometry, self.have.clone(), self.spec.sequential, seed, links);
+        let mut pieces =
+            Pieces::new(metainfo, self.geometry, self.have.clone(), self.spec.sequential, self.pieces_seed, links);
         for (piece, priority) in self.priorities() {
             pieces.prioritise(piece..piece + 1, priority);
         }
@@ -216,15 +216,11 @@ impl Torrent {
                 trackers: trackers.into(),
                 peers: self.spec.peers.clone().into(),
             },
-            me: Me { peer_id: self.me, port: self.shared.port(), key: self.key() },
+            me: Me { peer_id: self.me, port: self.shared.port(), key: self.key },
             progress: self.progress.subscribe(),
             found: me.clone().recipient(),
             noted: me.recipient(),
         }
-    }
-
-    fn key(&self) -> u32 {
-        fastrand::Rng::with_seed(self.shared.seed ^ self.id.0.rotate_left(33)).u32(..)
     }
 
     pub(super) fn update_progress(&mut self) {
