@@ -1,7 +1,8 @@
 //! The memory budget of received blocks that are not yet on disk.
 //!
-//! A socket from which data is due is read only with a permit in hand (a quiet one may bring 2 KiB without); it travels with the block (peer → pieces → storage → disk
-//! thread) and is dropped when the write is done, on every path, panics included.
+//! A socket from which data is due is read only with a permit in hand (a quiet one may bring 2 KiB without). The permit
+//! travels with the block (peer → pieces → storage → disk thread) and is dropped when the write is done, on every path,
+//! panics included.
 
 use std::sync::Arc;
 
