@@ -22,7 +22,7 @@ use castanet_core::{
 use castanet_storage::files::FilesFactory;
 use castanet_transports::{resolver::SystemResolver, udp::Udp};
 
-use crate::engine::{Engine, Error};
+use crate::engine::{self, Engine, Error};
 
 /// The port BitTorrent clients have always begun with.
 const FIRST_PORT: u16 = 6881;
@@ -199,6 +199,14 @@ impl EngineBuilder {
         self.in_place = true;
         self.disk_threads = 0;
         self
+    }
+    /// Gets a file from an `http:` or `https:` URL, such as a .torrent file, by the ways out that the engine will use.
+    ///
+    /// # Errors
+    /// With the reason in words, if the file cannot be had or has more than `largest` bytes.
+    pub async fn fetch(&self, url: &str, largest: usize) -> Result<Vec<u8>, Error> {
+        let (_, means) = engine::means(self)?;
+        castanet_plugins::http_tracker::fetch(&means, url, largest).await.map_err(Error::Fetch)
     }
     /// Starts the engine.
     ///

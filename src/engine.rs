@@ -37,6 +37,9 @@ pub enum Error {
     /// A torrent cannot be added.
     #[error("{0}")]
     Add(#[from] AddError),
+    /// Something could not be fetched from the web.
+    #[error("{0}")]
+    Fetch(String),
     /// It has stopped.
     #[error("the engine has stopped")]
     Stopped,
@@ -123,10 +126,11 @@ impl Engine {
     }
 }
 
-async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>), Error> {
+/// The ways out into the world that a builder describes.
+pub(crate) fn means(builder: &EngineBuilder) -> Result<(Vec<Arc<dyn Transport>>, Means), Error> {
     let start = |reason: String| Error::Start(reason);
-    let transports: Vec<Arc<dyn Transport>> = match builder.transports {
-        Some(transports) => transports,
+    let transports: Vec<Arc<dyn Transport>> = match &builder.transports {
+        Some(transports) => transports.clone(),
         None => castanet_transports::BUILTIN
             .iter()
             .map(|(_, build)| build(&castanet_transports::Settings::default()))
@@ -134,6 +138,21 @@ async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>)
             .map_err(|error| start(error.to_string()))?,
     };
     let dialer = transports.first().cloned().ok_or_else(|| start("an engine needs a transport".into()))?;
+    let means = Means {
+        datagrams: builder.datagrams.clone(),
+        dialer,
+        resolver: builder.resolver.clone(),
+        clock: clock::start(),
+        seed: builder.seed.unwrap_or_else(|| fastrand::u64(..)),
+        bind: ["0.0.0.0:0", "[::]:0"].iter().filter_map(|addr| addr.parse().ok()).collect(),
+        user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
+    };
+    Ok((transports, means))
+}
+
+async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>), Error> {
+    let start = |reason: String| Error::Start(reason);
+    let (transports, means) = means(&builder)?;
     let resume: Arc<dyn ResumeStore> = match (builder.resume, builder.state_folder) {
         (Some(resume), _) => resume,
         (None, Some(folder)) => Arc::new(FileResumeStore::new(folder.join("resume"))),
@@ -147,18 +166,9 @@ async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>)
         }
     }
     let listeners = listeners.map_err(start)?;
-    let seed = builder.seed.unwrap_or_else(|| fastrand::u64(..));
-    let means = Means {
-        datagrams: builder.datagrams,
-        dialer,
-        resolver: builder.resolver,
-        clock: clock::start(),
-        seed,
-        bind: ["0.0.0.0:0", "[::]:0"].iter().filter_map(|addr| addr.parse().ok()).collect(),
-        user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
-    };
     let disk = DiskPool::new(builder.disk_threads, builder.hasher)
         .map_err(|error| start(format!("cannot start the disk threads: {error}")))?;
+    let seed = means.seed;
     let placement = if builder.in_place { Placement::here() } else { Placement::threads(builder.torrent_threads) };
     let shared = Shared::new(Parts {
         disk: Arc::new(disk),

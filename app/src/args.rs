@@ -77,7 +77,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// A .torrent file (repeatable)
+    /// A .torrent file, or the http(s) URL of one (repeatable)
     #[arg(required = true, value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Download into this folder
@@ -286,7 +286,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// A .torrent file, a magnet link or an info-hash
+    /// A .torrent file, the http(s) URL of one, a magnet link or an info-hash
     pub(crate) source: String,
     /// One JSON object on stdout
     #[arg(long)]
@@ -295,7 +295,7 @@ pub(crate) struct Show {
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The .torrent file
+    /// The .torrent file, or the http(s) URL of one
     pub(crate) torrent: String,
     /// The folder that holds the torrent's file or folder
     pub(crate) folder: PathBuf,

@@ -44,7 +44,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Get(get) => download(commands::get::run(get, &common, interrupt()?)),
         Command::Seed(seed) => download(commands::seed::run(seed, &common, interrupt()?)),
         Command::Create(create) => commands::create::run(&create, &interrupt()?),
-        Command::Show(show) => commands::show::run(&show).map(|()| ExitCode::SUCCESS),
+        Command::Show(show) => on_runtime(commands::show::run(&show)),
         Command::Verify(verify) => on_runtime(commands::verify::run(&verify, interrupt()?)),
         Command::Demo(demo) => on_runtime(commands::demo::run(&demo, interrupt()?)),
         Command::Plugins => commands::plugins::run().map(|()| ExitCode::SUCCESS),

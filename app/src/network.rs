@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use castanet::{BUILTIN_PLUGINS, Engine, EngineBuilder, Listen, Torrent};
 
-use crate::args::{Network, TransportName};
+use crate::{
+    args::{Network, TransportName},
+    output,
+};
 
 /// The plugins that ask trackers.
 const TRACKERS: [&str; 2] = ["http-tracker", "udp-tracker"];
@@ -39,7 +42,7 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     }
     match state {
         Some(folder) => builder = builder.state_folder(folder),
-        None => tracing::warn!("there is no home folder, so nothing is remembered; --state DIR names a folder"),
+        None => output::say("There is no home folder, so nothing is remembered; --state DIR names a folder."),
     }
     Ok(builder)
 }

@@ -8,12 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use castanet::{
-    Metainfo,
+    EngineBuilder, Metainfo,
     magnet::{self, Magnet},
 };
 
-/// Bytes of a .torrent file that are read at most: what the parser takes, and one more to see that there is more.
-const MOST_TORRENT: u64 = (64 << 20) + 1;
+/// Bytes of a .torrent file at most: what the parser takes.
+const MOST_TORRENT: usize = 64 << 20;
 
 /// What a SOURCE stands for.
 #[derive(Debug)]
@@ -21,31 +21,32 @@ pub(crate) enum Source {
     /// A .torrent file, read.
     Torrent(Arc<Metainfo>),
     /// A magnet link, or an info-hash alone.
-    Magnet(Magnet),
+    Magnet(Box<Magnet>),
 }
 
 impl Source {
-    /// Recognises and reads a SOURCE.
-    pub(crate) fn read(text: &str) -> Result<Self> {
+    /// Recognises and reads a SOURCE; from the web by the ways out of `web`.
+    pub(crate) async fn read(text: &str, web: &EngineBuilder) -> Result<Self> {
         if magnet::is_magnet(text) {
-            return Ok(Self::Magnet(Magnet::parse(text)?));
+            return Ok(Self::Magnet(Box::new(Magnet::parse(text)?)));
         }
         let lower = text.to_ascii_lowercase();
         if lower.starts_with("http://") || lower.starts_with("https://") {
-            bail!("{}: fetching torrent files from the web is not built yet; download the file first", shown(text));
+            let bytes = web.fetch(text, MOST_TORRENT).await.with_context(|| format!("cannot fetch {}", shown(text)))?;
+            return Ok(Self::Torrent(Arc::new(Metainfo::parse(&bytes).with_context(|| shown(text))?)));
         }
         // A file of that name comes first: nobody calls a file by 40 hexadecimal digits without meaning it.
         if !Path::new(text).exists()
             && let Some(info_hashes) = magnet::parse_info_hash(text)
         {
-            return Ok(Self::Magnet(Magnet::new(info_hashes)));
+            return Ok(Self::Magnet(Box::new(Magnet::new(info_hashes))));
         }
         read_torrent(Path::new(text)).map(Self::Torrent)
     }
 
     /// The torrent, for commands that need one; refuses what has to be looked up first.
-    pub(crate) fn torrent(text: &str) -> Result<Arc<Metainfo>> {
-        match Self::read(text)? {
+    pub(crate) async fn torrent(text: &str, web: &EngineBuilder) -> Result<Arc<Metainfo>> {
+        match Self::read(text, web).await? {
             Self::Torrent(metainfo) => Ok(metainfo),
             Self::Magnet(_) => {
                 bail!("downloading from a magnet link or info-hash is not built yet: use the .torrent file instead")
@@ -61,7 +62,10 @@ pub(crate) fn read_torrent(path: &Path) -> Result<Arc<Metainfo>> {
     let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
     ensure!(!is_folder, "{shown} is a folder, not a torrent file");
     let mut bytes = Vec::new();
-    file.by_ref().take(MOST_TORRENT).read_to_end(&mut bytes).with_context(|| format!("cannot read {shown}"))?;
+    file.by_ref()
+        .take(MOST_TORRENT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {shown}"))?;
     Ok(Arc::new(Metainfo::parse(&bytes).with_context(|| shown)?))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -338,6 +338,34 @@ fn an_interrupted_download_is_resumed_and_claimed_by_one() {
     let got = place.run(&[&get[..], &["--peer", &address]].concat());
     assert!(got.status.success(), "{}", said(&got));
     same(&place.path("seeded/stuff"), &place.path("got/stuff"));
+}
+
+#[test]
+fn a_torrent_file_from_the_web() {
+    let place = Place::new();
+    let torrent = fs::read(place.path("stuff.torrent")).unwrap();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in server.incoming().flatten() {
+            let mut asked = String::new();
+            let mut reader = BufReader::new(&stream);
+            while reader.read_line(&mut asked).is_ok_and(|length| length > 2) {}
+            let (status, body) = match asked.contains("GET /stuff.torrent?key=1 HTTP") {
+                true => ("200 OK", &torrent[..]),
+                false => ("404 Not Found", &b"no"[..]),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = (&stream).write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    let fetched = place.run(&["show", "--json", &format!("http://{address}/stuff.torrent?key=1")]);
+    assert!(fetched.status.success(), "{}", said(&fetched));
+    assert_eq!(fetched.stdout, place.run(&["show", "--json", "stuff.torrent"]).stdout);
+    let sentence = place.refusal(&["get", &format!("http://{address}/other.torrent")]);
+    assert!(sentence.contains("404"), "{sentence}");
+    let sentence = place.refusal(&["get", "http://127.0.0.1:1/x.torrent"]);
+    assert!(sentence.contains("cannot fetch http://127.0.0.1:1/x.torrent"), "{sentence}");
 }
 
 #[test]

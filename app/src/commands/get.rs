@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use castanet::{Allocation, Metainfo, Priority, Torrent};
+use castanet::{Allocation, EngineBuilder, Metainfo, Priority, Torrent};
 
 use crate::{
     args::{Allocate, Common, Get},
     config::Settings,
-    interrupt::Interrupt,
+    interrupt::{INTERRUPTED, Interrupt},
     network,
     output::{self, Shown, human},
     source::{self, Source},
@@ -22,21 +22,30 @@ pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt)
     let seed = get.seed || get.limits.seed_ratio.is_some() || get.limits.seed_time.is_some();
     let settings = Settings::read(common)?;
     settings.complete_get(&mut get)?;
-    let mut torrents = Vec::new();
-    let mut known = BTreeSet::new();
-    for text in &get.sources {
-        let metainfo = Source::torrent(text)?;
-        source::ensure_v1(&metainfo, "download")?;
-        if known.insert(metainfo.info_hashes) {
-            torrents.push(torrent(&get, metainfo)?);
-        }
-    }
     let state = settings.state_folder(common);
     let remembers = state.is_some();
     let engine = network::engine(&get.network, state)?;
+    let torrents = tokio::select! {
+        () = interrupt.wait() => return Ok(ExitCode::from(INTERRUPTED)),
+        torrents = torrents(&get, &engine) => torrents?,
+    };
     let goal = Goal { remembers, seed, seed_only: false, limits: get.limits.clone(), stall_timeout: get.stall_timeout };
     let mut display = output::display(get.json);
     swarm::run(engine.start().await?, torrents, &goal, &mut *display, &mut interrupt).await
+}
+
+/// Reads what is to be downloaded, each torrent once.
+async fn torrents(get: &Get, web: &EngineBuilder) -> Result<Vec<(Shown, Torrent)>> {
+    let mut torrents = Vec::new();
+    let mut known = BTreeSet::new();
+    for text in &get.sources {
+        let metainfo = Source::torrent(text, web).await?;
+        source::ensure_v1(&metainfo, "download")?;
+        if known.insert(metainfo.info_hashes) {
+            torrents.push(torrent(get, metainfo)?);
+        }
+    }
+    Ok(torrents)
 }
 
 fn torrent(get: &Get, metainfo: Arc<Metainfo>) -> Result<(Shown, Torrent)> {

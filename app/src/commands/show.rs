@@ -1,9 +1,9 @@
 //! `castanet show`: what a .torrent file or a magnet link says.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
-use castanet::{Metainfo, magnet::Magnet};
+use castanet::{Engine, Metainfo, magnet::Magnet};
 use serde::Serialize;
 
 use crate::{
@@ -42,16 +42,17 @@ struct File {
 }
 
 /// Runs the command.
-pub(crate) fn run(show: &Show) -> Result<()> {
-    let description = match Source::read(&show.source)? {
+pub(crate) async fn run(show: &Show) -> Result<ExitCode> {
+    let description = match Source::read(&show.source, &Engine::builder()).await? {
         Source::Torrent(metainfo) => of_torrent(&metainfo),
-        Source::Magnet(magnet) => of_magnet(magnet),
+        Source::Magnet(magnet) => of_magnet(*magnet),
     };
     if show.json {
-        output::print(&serde_json::to_string(&description)?)
+        output::print(&serde_json::to_string(&description)?)?;
     } else {
-        output::print(in_words(&description).trim_end())
+        output::print(in_words(&description).trim_end())?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn of_torrent(metainfo: &Metainfo) -> Description {

@@ -43,7 +43,7 @@ struct File {
 
 /// Runs the command.
 pub(crate) async fn run(verify: &Verify, mut interrupt: Interrupt) -> Result<ExitCode> {
-    let metainfo = Source::torrent(&verify.torrent)?;
+    let metainfo = Source::torrent(&verify.torrent, &Engine::builder()).await?;
     source::ensure_v1(&metainfo, "verify")?;
     // A check reads alone: it needs no state, no port, and does not mind another instance at work on the same files.
     let engine = Engine::builder().listen(Listen::Nowhere).retain_plugins(|_| false).start().await?;

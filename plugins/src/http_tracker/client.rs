@@ -79,8 +79,8 @@ pub(super) enum FetchError {
     Redirect(&'static str),
     #[error("no answer within {} s", OVERALL_LIMIT.as_secs())]
     Timeout,
-    #[error("more than {} MiB", LARGEST_BODY >> 20)]
-    TooLarge,
+    #[error("more than {} MiB", .0 >> 20)]
+    TooLarge(usize),
     #[error("a body that cannot be decoded: {0}")]
     Encoding(String),
 }
@@ -95,7 +95,7 @@ fn words(error: &hyper::Error) -> String {
 pub(super) struct Page {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
-    /// Decompressed, at most [`LARGEST_BODY`] bytes.
+    /// Decompressed, and no larger than the client allows.
     pub(super) body: Vec<u8>,
 }
 
@@ -103,6 +103,8 @@ pub(super) struct Client {
     means: Means,
     tls: TlsConnector,
     slots: Semaphore,
+    /// The most bytes of a body, as it comes and decompressed.
+    largest: usize,
 }
 
 impl fmt::Debug for Client {
@@ -123,7 +125,17 @@ impl Client {
             .expect("ring speaks the default versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Self { means: means.clone(), tls: Arc::new(config).into(), slots: Semaphore::new(MOST_REQUESTS) }
+        Self {
+            means: means.clone(),
+            tls: Arc::new(config).into(),
+            slots: Semaphore::new(MOST_REQUESTS),
+            largest: LARGEST_BODY,
+        }
+    }
+
+    /// Allows bodies of so many bytes instead of [`LARGEST_BODY`].
+    pub(super) fn allowing(self, largest: usize) -> Self {
+        Self { largest, ..self }
     }
 
     /// Gets a page from the first of `addresses` that accepts, following redirects within their family. `path` makes
@@ -179,11 +191,11 @@ impl Client {
                 }
             };
             if url.scheme() != "https" {
-                return exchange(io, request).await;
+                return exchange(io, request, self.largest).await;
             }
             let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
             let name = ServerName::try_from(host.to_owned())?;
-            return exchange(self.tls.connect(name, io).await?, request).await;
+            return exchange(self.tls.connect(name, io).await?, request, self.largest).await;
         }
         Err(failed)
     }
@@ -215,11 +227,12 @@ enum Fetched {
 async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
+    largest: usize,
 ) -> Result<Fetched, FetchError> {
     let mut http = http1::Builder::new();
     http.max_buf_size(LARGEST_HEAD).max_headers(MOST_HEADERS).ignore_invalid_headers_in_responses(true);
     let (mut sender, connection) = http.handshake(TokioIo::new(io)).await?;
-    let work = async { receive(sender.send_request(request).await?).await };
+    let work = async { receive(sender.send_request(request).await?, largest).await };
     let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
@@ -229,7 +242,7 @@ async fn exchange(
     }
 }
 
-async fn receive(response: Response<Incoming>) -> Result<Fetched, FetchError> {
+async fn receive(response: Response<Incoming>, largest: usize) -> Result<Fetched, FetchError> {
     let status = response.status();
     let text = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     if let (true, Some(location)) = (status.is_redirection(), text(LOCATION)) {
@@ -241,23 +254,23 @@ async fn receive(response: Response<Incoming>) -> Result<Fetched, FetchError> {
     let mut body = Vec::new();
     while let Some(frame) = incoming.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if body.len() + data.len() > LARGEST_BODY {
-            return Err(FetchError::TooLarge);
+        if body.len() + data.len() > largest {
+            return Err(FetchError::TooLarge(largest));
         }
         body.extend_from_slice(&data);
     }
     let body = match encoding.trim() {
         "" | "identity" => body,
-        "gzip" | "x-gzip" => inflate(&body)?,
+        "gzip" | "x-gzip" => inflate(&body, largest)?,
         _ => return Err(FetchError::Encoding("we asked for gzip".to_owned())),
     };
     Ok(Fetched::Page(Page { status, retry_after, body }))
 }
 
 /// Stops at the limit, so that a small body cannot become a huge one.
-fn inflate(body: &[u8]) -> Result<Vec<u8>, FetchError> {
+fn inflate(body: &[u8], largest: usize) -> Result<Vec<u8>, FetchError> {
     let mut out = Vec::new();
-    let mut decoder = MultiGzDecoder::new(body).take(LARGEST_BODY as u64 + 1);
+    let mut decoder = MultiGzDecoder::new(body).take(largest as u64 + 1);
     decoder.read_to_end(&mut out).map_err(|error| FetchError::Encoding(error.to_string()))?;
-    if out.len() > LARGEST_BODY { Err(FetchError::TooLarge) } else { Ok(out) }
+    if out.len() > largest { Err(FetchError::TooLarge(largest)) } else { Ok(out) }
 }

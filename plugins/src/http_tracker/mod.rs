@@ -20,10 +20,10 @@ use castanet_core::{
     },
 };
 use castanet_protocol::tracker::{Announce, Answer, AnswerError, Retry, http};
-use url::Url;
+use url::{Position, Url};
 
 use self::client::{Client, FetchError, Page};
-use crate::announcer::{Announcer, Ask, Failure, Target};
+use crate::announcer::{Announcer, Ask, Failure, Target, resolve};
 
 /// The name under which it is registered.
 pub const NAME: &str = "http-tracker";
@@ -32,6 +32,22 @@ pub const NAME: &str = "http-tracker";
 pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
     crate::refuse_settings(NAME, settings)?;
     Ok(Arc::new(HttpTracker(Announcer::new(Http { client: Client::new(means) }, means))))
+}
+
+/// Gets a file of at most `largest` bytes from an `http:` or `https:` URL, by the client that trackers are asked with.
+///
+/// # Errors
+/// With the reason in words, without the URL.
+pub async fn fetch(means: &Means, url: &str, largest: usize) -> Result<Vec<u8>, String> {
+    let url = Url::parse(url).map_err(|error| format!("not a URL: {error}"))?;
+    let (Some(host), Some(port), "http" | "https") = (url.host_str(), url.port_or_known_default(), url.scheme()) else {
+        return Err("not a URL of a web server".into());
+    };
+    let addresses = resolve(&*means.resolver, &means.bind, host, port).await?;
+    let path = |url: &Url| url[Position::BeforePath..Position::AfterQuery].to_owned();
+    let page = Client::new(means).allowing(largest).get(&url, &addresses, path).await;
+    let page = page.map_err(|error| error.to_string())?;
+    if page.status.is_success() { Ok(page.body) } else { Err(format!("the web server answers {}", page.status)) }
 }
 
 #[derive(Debug)]
@@ -72,7 +88,7 @@ impl Ask for Http {
         let query = http::query(announce, tracker_id);
         let page = self.client.get(&target.url, addresses, |url| with_query(url, &query)).await;
         let page = page.map_err(|error| match error {
-            error @ (FetchError::TooLarge | FetchError::Encoding(_)) => {
+            error @ (FetchError::TooLarge(_) | FetchError::Encoding(_)) => {
                 Failure::answer(target, AnswerError::Malformed(error.to_string()))
             }
             error => Failure::unreachable(target, error),
