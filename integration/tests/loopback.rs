@@ -1,5 +1,5 @@
 //! Whole engines over real sockets and real files, on loopback.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{path::Path, time::Duration};
 

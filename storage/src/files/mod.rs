@@ -178,6 +178,12 @@ impl Files {
 
 impl Storage for Files {
     fn prepare(&self) -> Result<(), StorageError> {
+        // A folder that cannot be is said now, not when the first peer has sent its first piece.
+        std::fs::create_dir_all(&self.root).map_err(|source| StorageError::Io {
+            action: "cannot create the folder",
+            path: self.root.clone(),
+            source,
+        })?;
         let mut walker = Walker::new(&self.root);
         for (index, file) in self.segments.files().iter().enumerate() {
             let must_exist = file.length == 0 || self.allocation == Allocation::Full;

@@ -227,3 +227,12 @@ fn threads_share_a_storage() {
     let all = read(&*storage, 0, 8192).unwrap();
     assert!(all.chunks(64).enumerate().all(|(at, chunk)| chunk == [at as u8; 64]));
 }
+
+#[test]
+fn a_folder_that_cannot_be_is_said_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, b"in the way").unwrap();
+    let error = open(&layout(&file.join("below"), &[("a", 10)])).prepare().unwrap_err();
+    assert!(error.to_string().starts_with("cannot create the folder"), "{error}");
+}
