@@ -253,6 +253,7 @@ fn refusals_are_one_sentence() {
         (&["get", "stuff.torrent", "--select", "*.iso"], "--select"),
         (&["get", "stuff.torrent", "--config", "none.toml"], "none.toml"),
         (&["get", "stuff.torrent", "--config", "bad.toml"], "bad.toml"),
+        (&["get", "stuff.torrent", "-o", "stuff.torrent/below"], "cannot make the folder"),
         (&["seed", "stuff.torrent", "nowhere"], "nowhere"),
         (&["create", "nowhere", "-o", "x.torrent"], "nowhere"),
         (&["create", "seeded/stuff/empty", "-o", "x.torrent"], "nothing to share"),

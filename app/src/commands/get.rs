@@ -1,6 +1,11 @@
 //! `castanet get`: download until complete and verified on disk.
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use castanet::{Allocation, EngineBuilder, Metainfo, Priority, Torrent};
