@@ -200,7 +200,7 @@ async fn follow(
         }
         if matches!(run.fate, Fate::Done | Fate::Failed(_)) && !std::mem::replace(&mut run.is_over, true) {
             if let (Fate::Failed(error), true) = (&run.fate, several) {
-                output::say(&format!("castanet: {}: {}", run.shown.name, human::escaped(error)));
+                output::say(&format!("castanet: {}: {}", run.shown.name, human::plain(error)));
             }
             if runs.iter().all(|run| matches!(run.fate, Fate::Done | Fate::Failed(_))) {
                 return Ok(End::Goals);
@@ -266,8 +266,7 @@ impl Run {
         match self.fate {
             Fate::Underway if goal.stall_timeout.is_some_and(|most| self.arrived.1.elapsed() >= most) => {
                 let quiet = human::span(goal.stall_timeout.unwrap_or_default());
-                let why =
-                    self.state.stalled.as_ref().map(|why| format!(": {}", human::escaped(why))).unwrap_or_default();
+                let why = self.state.stalled.as_ref().map(|why| format!(": {}", human::plain(why))).unwrap_or_default();
                 self.fail(format!("gave up after nothing arrived for {quiet}{why}"), at, display)?;
             }
             Fate::Seeding(since) => {
@@ -289,7 +288,7 @@ fn verdict(runs: &[Run]) -> Result<ExitCode> {
     let failed: Vec<_> = runs
         .iter()
         .filter_map(|run| match &run.fate {
-            Fate::Failed(error) => Some(format!("{}: {}", run.shown.name, human::escaped(error))),
+            Fate::Failed(error) => Some(format!("{}: {}", run.shown.name, human::plain(error))),
             _ => None,
         })
         .collect();

@@ -34,6 +34,10 @@ pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt)
         () = interrupt.wait() => return Ok(ExitCode::from(INTERRUPTED)),
         torrents = torrents(&get, &engine) => torrents?,
     };
+    // A folder that cannot be is told of now, not when the first piece has arrived.
+    let folder = get.output.as_deref().unwrap_or(Path::new("."));
+    let cannot = || format!("cannot make the folder {}", human::escaped(&folder.to_string_lossy()));
+    std::fs::create_dir_all(folder).with_context(cannot)?;
     let goal = Goal { remembers, seed, seed_only: false, limits: get.limits.clone(), stall_timeout: get.stall_timeout };
     let mut display = output::display(get.json);
     swarm::run(engine.start().await?, torrents, &goal, &mut *display, &mut interrupt).await

@@ -13,7 +13,7 @@ use crate::{
     output::{
         self,
         bars::Work,
-        human::{count, escaped},
+        human::{count, escaped, plain},
     },
     source::{self, Source},
 };
@@ -64,7 +64,7 @@ pub(crate) async fn run(verify: &Verify, mut interrupt: Interrupt) -> Result<Exi
         let Some(state) = state else { bail!("the check ended unexpectedly; try again") };
         work.at(u64::from(state.checked) * u64::from(geometry.piece_length()));
         match (state.phase, state.bitfield) {
-            (Phase::Failed(reason), _) => bail!("{}", escaped(&reason)),
+            (Phase::Failed(reason), _) => bail!("{}", plain(&reason)),
             (Phase::Paused, Some(have)) => break have,
             _ => {}
         }

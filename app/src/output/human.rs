@@ -29,7 +29,12 @@ pub(crate) fn failure(error: &anyhow::Error) -> String {
         Some(io::ErrorKind::ReadOnlyFilesystem) => "the file system is read-only".into(),
         _ => cause.to_string(),
     });
-    let mut text = causes.collect::<Vec<_>>().join(": ").replace('\n', " ");
+    plain(&causes.collect::<Vec<_>>().join(": "))
+}
+
+/// A reason that the engine or a stranger gave, as part of one line.
+pub(crate) fn plain(reason: &str) -> String {
+    let mut text = escaped(&reason.replace('\n', " ")).into_owned();
     while let Some(start) = text.find(" (os error ") {
         let end = text[start..].find(')').map_or(text.len(), |end| start + end + 1);
         text.replace_range(start..end, "");

@@ -126,8 +126,8 @@ fn message(torrent: &Shown, what: &Happening) -> Option<String> {
             (*have < pieces).then(|| format!("{name}: {have} of {pieces} pieces are there already"))
         }
         Happening::PieceRejected(piece) => Some(format!("{name}: piece {piece} arrived damaged and is fetched again")),
-        Happening::Notice(text) => Some(format!("{name}: {}", human::escaped(text))),
-        Happening::Stalled(why) => Some(format!("{name}: waiting: {}", human::escaped(why))),
+        Happening::Notice(text) => Some(format!("{name}: {}", human::plain(text))),
+        Happening::Stalled(why) => Some(format!("{name}: waiting: {}", human::plain(why))),
         _ => None,
     }
 }
