@@ -45,6 +45,8 @@ use crate::{
 
 /// Connections that may be shaking hands at once; more are closed at once.
 const MOST_GREETED: usize = 256;
+/// Of these, how many may come from one address (loopback excepted): one silent stranger must not keep others out.
+const MOST_OF_A_HOST: usize = 32;
 /// Events that an observer may lag behind before it misses some.
 const MOST_EVENTS: usize = 4096;
 /// How long a removed torrent may take for its good-byes.
@@ -184,14 +186,19 @@ impl Session {
 async fn welcome(mut listener: Listener, shared: Shared) {
     // Those who are being greeted are let go with the session.
     let mut greeted = JoinSet::new();
+    let mut hosts = BTreeMap::new();
     while let Some(next) = listener.incoming.next().await {
-        while greeted.try_join_next().is_some() {}
+        while let Some(ended) = greeted.try_join_next_with_id() {
+            hosts.remove(&ended.map_or_else(|panicked| panicked.id(), |(task, ())| task));
+        }
         let Ok(mut connection) = next else { continue };
-        if greeted.len() >= MOST_GREETED {
+        let host = connection.remote.ip();
+        let is_crowd = !host.is_loopback() && hosts.values().filter(|other| **other == host).count() >= MOST_OF_A_HOST;
+        if greeted.len() >= MOST_GREETED || is_crowd {
             continue;
         }
         let doors = shared.doors.clone();
-        greeted.spawn_local(async move {
+        let task = greeted.spawn_local(async move {
             let remote = connection.remote;
             let peer_id = |hash: &[u8; 20]| doors.read().ok()?.get(hash).map(|door| door.peer_id);
             match shake::inbound(&mut connection, peer_id).await {
@@ -204,6 +211,7 @@ async fn welcome(mut listener: Listener, shared: Shared) {
                 Err(reason) => tracing::debug!(peer = %remote, reason, "connection refused"),
             }
         });
+        hosts.insert(task.id(), host);
     }
 }
 

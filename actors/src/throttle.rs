@@ -29,6 +29,15 @@ impl Throttle {
         let now = self.clock.now();
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).set_rate(rate, now);
     }
+    /// Is there a limit?
+    pub fn is_limited(&self) -> bool {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).rate().is_some()
+    }
+    /// Counts bytes that do not wait; what comes after them waits the longer.
+    pub fn charge(&self, bytes: usize) {
+        let now = self.clock.now();
+        let _ = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).charge(bytes as u64, now);
+    }
     /// Waits until `bytes` may pass.
     pub async fn pass(&self, bytes: usize) {
         loop {

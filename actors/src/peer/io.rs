@@ -27,8 +27,11 @@ const SMALL: usize = 2 * 1024;
 const MEDIUM: usize = 2 * (UNIT + 64);
 /// With so many bytes under way a connection reads into a large, recycled buffer.
 const MUCH: usize = 512 * 1024;
-/// How long a connection may hold memory for bytes that do not come.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a connection may hold memory for bytes that do not come. Short: many slow peers must not hold all of it, and
+/// the first bytes after a pause can be read without.
+const GRACE: Duration = Duration::from_millis(50);
+/// Slices gathered under a rate limit: two blocks with their headers.
+const FEW_SLICES: usize = 4;
 /// Slices gathered for one write: 32 blocks with their headers.
 const MOST_SLICES: usize = 64;
 
@@ -45,11 +48,14 @@ pub(super) async fn read_loop(mut reader: ReadHalf, early: BytesMut, me: Addr<Pe
             if under_way > 0 {
                 shared.budget.top_up(&mut permit, buffer.bytes.capacity().div_ceil(UNIT)).await;
             }
-            match read(&mut reader, &mut buffer.bytes, &mut permit, under_way > 0).await {
+            // Under a limit in small bites, so that no connection waits long for the bytes of the others.
+            let most = if shared.down.iter().any(Throttle::is_limited) { UNIT } else { usize::MAX };
+            match read(&mut reader, &mut buffer.bytes, &mut permit, under_way > 0, most).await {
                 Ok(0) => return end("the peer closed the connection".into()),
                 Ok(bytes) => {
                     for limit in shared.down.iter() {
-                        limit.pass(bytes).await;
+                        // Where no block is due there are only control messages, which must not wait behind blocks.
+                        if under_way > 0 { limit.pass(bytes).await } else { limit.charge(bytes) }
                     }
                 }
                 Err(error) => return end(format!("the connection broke: {error}")),
@@ -69,12 +75,20 @@ async fn read(
     buffer: &mut BytesMut,
     permit: &mut Permit,
     is_busy: bool,
+    most: usize,
 ) -> std::io::Result<usize> {
-    if is_busy && let Ok(read) = tokio::time::timeout(GRACE, reader.read_buf(buffer)).await {
+    if is_busy && let Ok(read) = tokio::time::timeout(GRACE, reader.read_buf(&mut (&mut *buffer).limit(most))).await {
         return read;
     }
     *permit = Permit::default();
     reader.read_buf(&mut buffer.limit(SMALL)).await
+}
+
+/// Something to send.
+pub(super) struct Frame {
+    pub(super) bytes: Bytes,
+    /// A block or its header, rather than control messages.
+    pub(super) is_block: bool,
 }
 
 struct Buffer {
@@ -107,7 +121,7 @@ impl Buffer {
 
 pub(super) async fn write_loop(
     mut writer: WriteHalf,
-    mut frames: mpsc::Receiver<Bytes>,
+    mut frames: mpsc::Receiver<Frame>,
     me: Recipient<BytesWritten>,
     limits: Arc<[Throttle]>,
 ) {
@@ -115,14 +129,18 @@ pub(super) async fn write_loop(
     let mut batch = Vec::with_capacity(MOST_SLICES);
     loop {
         if queue.is_empty() {
-            if frames.recv_many(&mut batch, MOST_SLICES).await == 0 {
+            // Under a limit in small batches: what comes behind a batch waits for all of it.
+            let most = if limits.iter().any(Throttle::is_limited) { FEW_SLICES } else { MOST_SLICES };
+            if frames.recv_many(&mut batch, most).await == 0 {
                 let _ = writer.shutdown().await;
                 return;
             }
-            queue.extend(batch.drain(..));
-            let bytes = queue.iter().map(Bytes::len).sum();
+            let bytes = batch.iter().map(|frame| frame.bytes.len()).sum();
+            // Only blocks wait: requests that waited behind other connections' blocks would strangle the download.
+            let has_blocks = batch.iter().any(|frame| frame.is_block);
+            queue.extend(batch.drain(..).map(|frame| frame.bytes));
             for limit in limits.iter() {
-                limit.pass(bytes).await;
+                if has_blocks { limit.pass(bytes).await } else { limit.charge(bytes) }
             }
         }
         let written = {

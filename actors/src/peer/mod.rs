@@ -92,7 +92,7 @@ pub struct Peer {
     links: PeerLinks,
     shared: PeerShared,
     connection: Option<(Connection, BytesMut)>,
-    outgoing: Option<mpsc::Sender<Bytes>>,
+    outgoing: Option<mpsc::Sender<io::Frame>>,
     /// Blocks of the input being handled: one message, however many blocks.
     received: Vec<Block>,
     down: Meter,
@@ -156,11 +156,11 @@ impl Peer {
     fn act(&mut self, output: Output, permit: &mut Permit, now: Moment, ctx: &mut Context<Self>) {
         let peer = self.key;
         match output {
-            Output::Send(frames) => self.send(frames, ctx),
+            Output::Send(frames) => self.send(frames, false, ctx),
             Output::SendBlock { header, data } => {
                 self.up.add(data.len() as u64, now);
-                self.send(header, ctx);
-                self.send(data, ctx);
+                self.send(header, true, ctx);
+                self.send(data, true, ctx);
             }
             Output::Block { block, data } => {
                 self.down.add(data.len() as u64, now);
@@ -171,7 +171,12 @@ impl Peer {
             Output::Room(room) => self.want(room, None, now),
             Output::FastRoom { blocks, pieces } => self.want(blocks, Some(pieces), now),
             Output::Has(haves) => {
-                if haves == Haves::All {
+                let is_seed = match &haves {
+                    Haves::All => true,
+                    Haves::Bitfield(pieces) => pieces.is_full(),
+                    _ => false,
+                };
+                if is_seed {
                     self.change(PeerChange::IsSeed);
                 }
                 tell(&self.links.has, PeerHas { peer, haves });
@@ -201,8 +206,9 @@ impl Peer {
         tell(&self.links.changed, PeerChanged { peer: self.key, change });
     }
 
-    fn send(&mut self, frames: Bytes, ctx: &mut Context<Self>) {
-        let reason = match self.outgoing.as_ref().map(|outgoing| outgoing.try_send(frames)) {
+    fn send(&mut self, bytes: Bytes, is_block: bool, ctx: &mut Context<Self>) {
+        let frame = io::Frame { bytes, is_block };
+        let reason = match self.outgoing.as_ref().map(|outgoing| outgoing.try_send(frame)) {
             None | Some(Ok(())) => return,
             Some(Err(TrySendError::Full(_))) => "the peer does not read what it is sent",
             Some(Err(TrySendError::Closed(_))) => "the connection broke while sending",

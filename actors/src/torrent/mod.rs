@@ -95,6 +95,8 @@ pub struct Torrent {
     stalled: Option<String>,
     saved: save::Saved,
     stopping: bool,
+    /// Paused before it had begun: it begins so.
+    begin_paused: bool,
     exit: Option<ExitReason>,
 }
 
@@ -175,6 +177,7 @@ impl Torrent {
             stalled: None,
             saved: save::Saved::default(),
             stopping: false,
+            begin_paused: false,
             exit: None,
             spec,
             shared,

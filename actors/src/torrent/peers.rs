@@ -372,6 +372,15 @@ impl Handler<PieceCompleted> for Torrent {
         self.fresh.push(piece);
         if left == 0 && self.phase == Phase::Downloading {
             self.complete(ctx);
+        } else if !self.is_running() {
+            // It came with the last writes of a pause: nobody is connected who could be told.
+            self.fresh.clear();
+            if left == 0 {
+                if self.have.is_full() {
+                    let _ = self.swarm.set_seeding(true, self.now());
+                }
+                self.happened(Happening::Complete);
+            }
         } else if self.fresh.len() == 1 {
             ctx.run_later(GATHER, |torrent, _| torrent.announce());
         }

@@ -107,7 +107,9 @@ impl Torrent {
             Some((have, stamps))
         };
         let saved = saving.into_actor(self).then(|found, torrent: &mut Self, _| {
-            let written = found.map(|(have, stamps)| {
+            // Taken back meanwhile: these are not the last words, and the running torrent saves by itself.
+            torrent.saved.is_dirty |= torrent.is_running();
+            let written = found.filter(|_| !torrent.is_running()).map(|(have, stamps)| {
                 torrent.have = have.clone();
                 torrent.write_record(have, stamps)
             });
@@ -154,6 +156,8 @@ impl Handler<Pause> for Torrent {
         if self.is_running() {
             self.phase = Phase::Paused;
             ctx.spawn(self.wind_up(GOOD_BYE, &ExitReason::Asked).map(|(), torrent: &mut Self, _| torrent.publish()));
+        } else if matches!(self.phase, Phase::Opening | Phase::Checking) {
+            self.begin_paused = true;
         }
     }
 }
@@ -161,6 +165,7 @@ impl Handler<Pause> for Torrent {
 impl Handler<Resume> for Torrent {
     type Result = ();
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
+        self.begin_paused = false;
         if self.phase == Phase::Paused && !self.stopping && !self.spec.check_only && self.pieces.is_some() {
             self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
             self.meet(ctx);

@@ -155,7 +155,7 @@ impl Torrent {
         tell(&storage.recipient(), ReportTo(pieces.clone().recipient()));
         self.pieces = Some(pieces);
         self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
-        if self.spec.check_only {
+        if self.spec.check_only || self.begin_paused {
             self.phase = Phase::Paused;
         }
         if self.have.is_full() {

@@ -14,6 +14,7 @@ mod world;
 mod formats;
 mod kills;
 mod sanity;
+mod scale;
 mod show;
 mod swarm;
 mod trackers;

@@ -199,6 +199,18 @@ impl Process {
         status.context(what)
     }
 
+    /// The memory that is its own (RssAnon), in KiB; 0 when it has ended.
+    pub(crate) fn private_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Fails if the program has ended.
     pub(crate) fn still_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {

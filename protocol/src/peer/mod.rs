@@ -191,9 +191,10 @@ pub enum CloseReason {
     /// The bitfield is not one of this torrent.
     #[error("the peer sent a bitfield that does not fit the torrent")]
     BadBitfield,
-    /// A bitfield, "have all" or "have none" came after the peer had told its pieces.
-    #[error("the peer told its pieces twice")]
-    BitfieldTwice,
+    /// "Have none" came after the peer had told its pieces. (More pieces may be told at any time: aria2 sends a
+    /// bitfield in place of many haves.)
+    #[error("the peer took back the pieces it had told")]
+    TookBack,
     /// A message names a piece that the torrent does not have.
     #[error("the peer named piece {0}, which the torrent does not have")]
     NoSuchPiece(PieceIndex),

@@ -123,7 +123,7 @@ impl PeerMachine {
     /// never lost, so that the later word adds to the earlier one, and "have none" would contradict it.
     fn told(&mut self, haves: Haves) -> Result<(), CloseReason> {
         if std::mem::replace(&mut self.told_pieces, true) && haves == Haves::None {
-            return Err(CloseReason::BitfieldTwice);
+            return Err(CloseReason::TookBack);
         }
         self.put(Output::Has(haves));
         Ok(())

@@ -143,7 +143,7 @@ fn the_remote_tells_its_pieces_and_consecutive_haves_are_one_event() {
     let both = vec![PieceIndex(3), PieceIndex(1)];
     assert_eq!(bench.hears(&haves), [Output::Has(Haves::None), Output::Has(Haves::Pieces(both))]);
     assert_eq!(bench.hears(&[Message::HaveAll]), [Output::Has(Haves::All)], "later, in place of many haves");
-    assert_eq!(bench.fails(&[Message::HaveNone]), CloseReason::BitfieldTwice);
+    assert_eq!(bench.fails(&[Message::HaveNone]), CloseReason::TookBack);
 }
 
 #[test]
