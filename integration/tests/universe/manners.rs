@@ -58,6 +58,29 @@ fn a_limit_is_shared_by_all_and_can_change() {
 }
 
 #[test]
+fn a_low_upload_limit_does_not_strangle_the_download() {
+    let payload = Payload::one_file("cargo", 16 * MIB, 256 * KIB as u32, 1);
+    universe(7, async |world| {
+        let seed = world.host().await;
+        seed.set_uplink(Some(2 * MIB as u64));
+        seed.seed(&payload).await;
+        let middle = world.host_with(|engine| engine.max_up(Some(20 * KIB as u64))).await;
+        let start = world.elapsed();
+        let mut downloading = middle.leech(&payload, std::slice::from_ref(&seed)).await;
+        // These know nobody else: its few bytes a second are always spoken for.
+        let mut hungry = Vec::new();
+        for _ in 0..4 {
+            hungry.push(world.host().await.leech(&payload, std::slice::from_ref(&middle)).await);
+        }
+        complete(&mut downloading).await;
+        let ideal = (16 * MIB / (2 * MIB)) as f64;
+        let took = (world.elapsed() - start).as_secs_f64();
+        assert!(hungry.iter().any(|leech| leech.state().downloaded > 0), "it gave nothing: no test of the limit");
+        assert!(took < 1.5 * ideal, "{took} s where {ideal} s would do");
+    });
+}
+
+#[test]
 fn in_order_means_nearly_in_order() {
     let payload = Payload::one_file("cargo", 4 * MIB, 64 * KIB as u32, 1);
     // How far pieces come from their place in order, on average.
