@@ -226,6 +226,8 @@ impl Later {
     pub(crate) fn refused(&self) -> Option<&'static str> {
         let asked = [
             (!self.plugin.is_empty(), "--plugin"),
+            (!self.dht_bootstrap.is_empty(), "--dht-bootstrap"),
+            (self.port_mapping == Some(OnOff::On), "--port-mapping on"),
             (self.encryption == Some(Encryption::Require), "--encryption require"),
             (self.proxy.is_some(), "--proxy"),
             (self.interface.is_some(), "--interface"),

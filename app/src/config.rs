@@ -2,10 +2,11 @@
 //!
 //! Order: option, environment (`CASTANET_…`, read by clap), file, default.
 
-use std::{env, ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{env, error::Error as _, ffi::OsStr, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use confique::{Config, File, FileFormat, toml};
+use serde::{Deserializer, de::Visitor};
 
 use crate::{
     args::{Common, Get, Network, SeedLimits},
@@ -14,6 +15,7 @@ use crate::{
 
 /// Castanet's configuration. Options on the command line and CASTANET_… in the environment come before it.
 #[derive(Debug, Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
 pub(crate) struct Settings {
     /// Where resume data are kept. Default: castanet in the XDG state folder. Example: "/var/lib/castanet"
     state: Option<PathBuf>,
@@ -25,9 +27,11 @@ pub(crate) struct Settings {
     listen: Option<Vec<SocketAddr>>,
 
     /// Download limit per second: bytes, or "500K", "2.5M"; "0" is unlimited. Default: unlimited.
+    #[config(deserialize_with = number_or_text)]
     max_down: Option<String>,
 
     /// Upload limit per second. Default: unlimited.
+    #[config(deserialize_with = number_or_text)]
     max_up: Option<String>,
 
     /// Only these discovery plugins; `castanet plugins` lists them. Default: all. Example: ["http-tracker", "fixed"]
@@ -38,10 +42,11 @@ pub(crate) struct Settings {
     seed_ratio: Option<f64>,
 
     /// Seed for so long. Default: no limit. Example: "2d"
-    #[config(env = "CASTANET_SEED_TIME")]
+    #[config(env = "CASTANET_SEED_TIME", deserialize_with = number_or_text)]
     seed_time: Option<String>,
 
     /// Give up when nothing arrives for so long. Default: never. Example: "30m"
+    #[config(deserialize_with = number_or_text)]
     stall_timeout: Option<String>,
 }
 
@@ -52,15 +57,18 @@ impl Settings {
         let Some(path) = common.config.clone().or(usual) else { return Self::from_layers(None) };
         let is_there = path.try_exists().unwrap_or(true);
         ensure!(is_there || common.config.is_none(), "the configuration file {} does not exist", path.display());
-        Self::from_layers(is_there.then(|| File::with_format(&path, FileFormat::Toml)))
-            .with_context(|| format!("the configuration file {} cannot be used", path.display()))
+        if !is_there {
+            return Self::from_layers(None);
+        }
+        let layer = File::with_format(&path, FileFormat::Toml).load().map_err(one_line);
+        Self::from_layers(Some(
+            layer.with_context(|| format!("the configuration file {} cannot be used", path.display()))?,
+        ))
     }
 
-    fn from_layers(file: Option<File>) -> Result<Self> {
-        let mut layers = Self::builder().env();
-        if let Some(file) = file {
-            layers = layers.preloaded(file.load().map_err(one_line)?);
-        }
+    fn from_layers(file: Option<<Self as Config>::Layer>) -> Result<Self> {
+        let layers = Self::builder().env();
+        let layers = if let Some(file) = file { layers.preloaded(file) } else { layers };
         layers.load().map_err(one_line)
     }
 
@@ -98,16 +106,41 @@ impl Settings {
 fn fill<T>(option: &mut Option<T>, key: &str, text: Option<&str>, read: fn(&str) -> Result<T, String>) -> Result<()> {
     if let (None, Some(text)) = (&option, text) {
         let value = read(text).map_err(anyhow::Error::msg);
-        *option = Some(value.with_context(|| format!("`{key}` in the configuration file"))?);
+        *option = Some(value.with_context(|| format!("`{key}` in the configuration file or the environment"))?);
     }
     Ok(())
 }
 
 /// Errors of the file format come with drawings of the line over several lines.
 fn one_line(error: confique::Error) -> anyhow::Error {
-    let text = format!("{:#}", anyhow::Error::new(error));
-    let words: Vec<_> = text.lines().map(str::trim).filter(|line| !line.starts_with(['|', '^'])).collect();
-    anyhow::Error::msg(words.join(" ").trim().to_owned())
+    let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let is_drawing = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let words: Vec<_> = text.lines().filter(|line| !is_drawing(line)).map(str::trim).collect();
+    anyhow::Error::msg(words.join(": "))
+}
+
+/// Sizes and time spans may be written without their unit, as numbers.
+fn number_or_text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    struct Either;
+    impl Visitor<'_> for Either {
+        type Value = String;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number or a text")
+        }
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+        fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+        fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+        fn visit_f64<E>(self, number: f64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+    }
+    value.deserialize_any(Either)
 }
 
 /// `castanet` in an XDG base folder; relative paths in the environment do not count, as the specification says.

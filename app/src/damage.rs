@@ -24,7 +24,8 @@ pub(crate) fn per_file<'a>(
 pub(crate) fn sentence(metainfo: &Metainfo, have: &Bitfield) -> String {
     let all = metainfo.info.geometry().pieces();
     if have.is_none() {
-        return format!("none of its {} is in that folder", count(all.into(), "piece"));
+        let (pieces, name) = (count(all.into(), "piece"), escaped(&metainfo.info.name));
+        return format!("none of its {pieces} is in that folder, which has to be the one that holds `{name}`");
     }
     let files: Vec<_> = per_file(metainfo, have).filter(|(_, _, bad)| *bad > 0).map(|(file, ..)| file).collect();
     let mut names: Vec<String> =
@@ -61,7 +62,8 @@ mod tests {
         let metainfo = Metainfo::parse(&encode(&torrent)).unwrap();
         let mut have = Bitfield::full(3);
         assert!(per_file(&metainfo, &have).all(|(_, _, bad)| bad == 0));
-        assert_eq!(sentence(&metainfo, &Bitfield::new(3)), "none of its 3 pieces is in that folder");
+        let none = sentence(&metainfo, &Bitfield::new(3));
+        assert_eq!(none, "none of its 3 pieces is in that folder, which has to be the one that holds `x`");
         have.clear(PieceIndex(0));
         let bad: Vec<_> = per_file(&metainfo, &have).map(|(_, pieces, bad)| (pieces, bad)).collect();
         assert_eq!(bad, [(1, 1), (2, 1), (0, 0), (2, 0)]);

@@ -50,6 +50,9 @@ impl Goal {
     }
 }
 
+/// What a run takes: an engine at work, the torrents, and when they have done their duty.
+pub(crate) type Ready = (Engine, Vec<(Shown, Torrent)>, Goal);
+
 /// What comes from a torrent.
 enum News {
     Happened(Happening),
@@ -96,7 +99,8 @@ pub(crate) async fn run(
     let (sender, mut news) = mpsc::channel(MOST_NEWS);
     let mut runs = Vec::new();
     let mut watchers = Vec::new();
-    let ended = match add(&engine, torrents, display, goal.seed, &mut runs, &mut watchers, &sender).await {
+    let added = add(&engine, torrents, display, goal.seed, &mut runs, &mut watchers, &sender).await;
+    let ended = match output::prepared(display, added) {
         Ok(()) => follow(&engine, &mut runs, goal, display, interrupt, &mut news).await,
         Err(error) => Err(error),
     };

@@ -215,6 +215,54 @@ fn a_torrent_of_its_own_folder_leaves_itself_out() {
 }
 
 #[test]
+fn a_torrent_does_not_replace_data() {
+    let place = Place::new();
+    let data = || fs::read(place.path("seeded/stuff/a.bin")).unwrap();
+    let before = data();
+    for content in ["seeded/stuff/a.bin", "seeded/stuff"] {
+        let sentence = place.refusal(&["create", content, "-o", "seeded/stuff/a.bin"]);
+        assert!(sentence.contains("-o") && data() == before, "{sentence}");
+    }
+    let own = place.refusal(&["create", "stuff.torrent", "-o", "stuff.torrent"]);
+    assert!(own.contains("to be shared"), "{own}");
+    let fresh = place.run(&["create", "seeded/stuff/a.bin", "-o", "seeded/stuff/empty"]);
+    assert!(fresh.status.success(), "{}", said(&fresh));
+}
+
+#[test]
+fn a_folder_of_torrents_is_seeded_without_its_bad_ones() {
+    let place = Place::new();
+    fs::create_dir(place.path("torrents")).unwrap();
+    fs::write(place.path("torrents/bad.torrent"), "hello").unwrap();
+    let arguments = ["seed", "--json", "--listen", "127.0.0.1:0", "torrents", "seeded"];
+    let none = place.run(&arguments);
+    assert_eq!((none.status.code(), events(&none)[0]["event"].as_str()), (Some(1), Some("failed")));
+    assert!(said(&none).contains("bad.torrent") && said(&none).contains("no torrent to seed"), "{}", said(&none));
+    fs::copy(place.path("stuff.torrent"), place.path("torrents/good.torrent")).unwrap();
+    let mut seed = Running::start(place.command(&arguments));
+    seed.wait_for("complete");
+}
+
+#[test]
+fn the_configuration_file_takes_numbers_and_no_unknown_keys() {
+    let place = Place::new();
+    let refused = |file: &str| {
+        fs::write(place.path("some.toml"), file).unwrap();
+        place.refusal(&["get", "stuff.torrent", "--json", "--listen", "127.0.0.1:0", "--config", "some.toml"])
+    };
+    assert!(refused("max_up = 1000\nmax_down = 2.5\nstall_timeout = 0.001").contains("gave up"));
+    for (file, word) in [("max_dwon = 1", "max_dwon"), ("max_up = -1", "max_up"), ("max_up = true", "a number or")] {
+        let sentence = refused(file);
+        assert!(sentence.contains(word) && !sentence.contains('|') && !sentence.contains('^'), "{sentence}");
+    }
+    let mut wrong = place.command(&["get", "stuff.torrent", "--config", "some.toml"]);
+    fs::write(place.path("some.toml"), "").unwrap();
+    wrong.env("CASTANET_SEED_RATIO", "much");
+    let sentence = refusal(wrong);
+    assert!(sentence.contains("CASTANET_SEED_RATIO") && !sentence.contains("some.toml"), "{sentence}");
+}
+
+#[test]
 fn verify_says_which_files_are_bad() {
     let place = Place::new();
     let fine = place.run(&["verify", "stuff.torrent", "seeded"]);
@@ -249,6 +297,8 @@ fn refusals_are_one_sentence() {
         (&["get", &magnet], "not built yet"),
         (&["get", hash], "not built yet"),
         (&["get", "stuff.torrent", "--proxy", "socks5://127.0.0.1:1"], "--proxy"),
+        (&["get", "stuff.torrent", "--dht-bootstrap", "127.0.0.1:1"], "--dht-bootstrap"),
+        (&["get", "stuff.torrent", "--port-mapping", "on"], "--port-mapping on"),
         (&["get", "stuff.torrent", "--plugins", "telepathy"], "telepathy"),
         (&["get", "stuff.torrent", "--select", "*.iso"], "--select"),
         (&["get", "stuff.torrent", "--config", "none.toml"], "none.toml"),
@@ -260,6 +310,8 @@ fn refusals_are_one_sentence() {
         (&["create", "seeded", "-o", "x.torrent", "--format", "v2"], "v2"),
         (&["create", "seeded", "-o", "nowhere/x.torrent"], "nowhere"),
         (&["verify", "stuff.torrent", "seeded/stuff", "--json"], "none of its 40 pieces"),
+        (&["verify", "stuff.torrent", "nowhere"], "cannot open the folder nowhere"),
+        (&["verify", "stuff.torrent", "stuff.torrent"], "not a folder"),
     ] {
         let sentence = place.refusal(arguments);
         assert!(sentence.contains(word), "{arguments:?}: {sentence}");
@@ -310,7 +362,7 @@ fn a_download_from_a_seed() {
     // Again, from saved state and without anybody to ask.
     let again = place.run(&["get", "stuff.torrent", "-o", "got", "--listen", "127.0.0.1:0"]);
     assert!(again.status.success() && printed(&again).is_empty(), "{}", said(&again));
-    assert!(said(&again).contains("complete"), "{}", said(&again));
+    assert!(said(&again).contains("complete") && !said(&again).contains("sending"), "{}", said(&again));
 
     // Some files only, with the last of them shared by no piece of the first.
     let some = place.run(&[&get[..3], &["some", "--select", "a.*"], &get[4..]].concat());
@@ -372,8 +424,11 @@ fn a_torrent_file_from_the_web() {
 #[test]
 fn a_closed_output_ends_quietly() {
     let place = Place::new();
+    fs::create_dir(place.path("void")).unwrap();
     for (arguments, code) in [
-        (&["show", "stuff.torrent"][..], 0),
+        (&["verify", "--json", "stuff.torrent", "seeded"][..], 0),
+        (&["verify", "--json", "stuff.torrent", "void"], 1),
+        (&["show", "stuff.torrent"], 0),
         (&["completions", "bash"], 0),
         (&["man"], 0),
         (&["get", "stuff.torrent", "--json", "--listen", "127.0.0.1:0"], 1),

@@ -19,6 +19,7 @@ use crate::{
     hashing::{self, Part},
     interrupt::{INTERRUPTED, Interrupt},
     output::{self, bars::Work, human::escaped},
+    source,
 };
 
 /// Runs the command.
@@ -28,6 +29,7 @@ pub(crate) fn run(create: &Create, interrupt: &Interrupt) -> Result<ExitCode> {
     let name = path.file_name().with_context(|| format!("{} has no name to share it by", shown(&path)))?;
     let name = utf8(Path::new(name))?;
     let out = out_path(&create.output)?;
+    ensure_free(&out, &path)?;
 
     let (parts, content) = content(&path, &out)?;
     let length: u64 = parts.iter().map(|part| part.length).sum();
@@ -119,6 +121,15 @@ fn out_path(out: &Path) -> Result<PathBuf> {
         _ => Path::new("."),
     };
     Ok(folder.canonicalize().with_context(|| format!("cannot write into the folder {}", shown(folder)))?.join(name))
+}
+
+/// Refuses a place where the torrent file would replace data of the user; an older torrent file may be replaced.
+fn ensure_free(out: &Path, content: &Path) -> Result<()> {
+    let is_data = out.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
+        && source::read_torrent(out).is_err();
+    ensure!(!is_data, "{} exists and is no torrent file: choose another name with -o", shown(out));
+    ensure!(out != content, "{} is what is to be shared: choose another name with -o", shown(out));
+    Ok(())
 }
 
 /// Writes the torrent file: all of it or, if anything goes wrong, nothing.

@@ -17,12 +17,22 @@ use crate::{
     network,
     output::{self, Shown, human},
     source::{self, Source},
-    swarm::{self, Goal},
+    swarm::{self, Goal, Ready},
     values,
 };
 
 /// Runs the command.
-pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt) -> Result<ExitCode> {
+pub(crate) async fn run(get: Get, common: &Common, mut interrupt: Interrupt) -> Result<ExitCode> {
+    let mut display = output::display(get.json);
+    let ready = prepare(get, common, &mut interrupt).await;
+    match output::prepared(&mut *display, ready)? {
+        Some((engine, torrents, goal)) => swarm::run(engine, torrents, &goal, &mut *display, &mut interrupt).await,
+        None => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}
+
+/// All that comes before the first torrent is at work; `None` if interrupted.
+async fn prepare(mut get: Get, common: &Common, interrupt: &mut Interrupt) -> Result<Option<Ready>> {
     // Limits on the command line mean that one wants to seed; those of environment and file only say for how long.
     let seed = get.seed || get.limits.seed_ratio.is_some() || get.limits.seed_time.is_some();
     let settings = Settings::read(common)?;
@@ -31,7 +41,7 @@ pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt)
     let remembers = state.is_some();
     let engine = network::engine(&get.network, state)?;
     let torrents = tokio::select! {
-        () = interrupt.wait() => return Ok(ExitCode::from(INTERRUPTED)),
+        () = interrupt.wait() => return Ok(None),
         torrents = torrents(&get, &engine) => torrents?,
     };
     // A folder that cannot be is told of now, not when the first piece has arrived.
@@ -39,8 +49,7 @@ pub(crate) async fn run(mut get: Get, common: &Common, mut interrupt: Interrupt)
     let cannot = || format!("cannot make the folder {}", human::escaped(&folder.to_string_lossy()));
     std::fs::create_dir_all(folder).with_context(cannot)?;
     let goal = Goal { remembers, seed, seed_only: false, limits: get.limits.clone(), stall_timeout: get.stall_timeout };
-    let mut display = output::display(get.json);
-    swarm::run(engine.start().await?, torrents, &goal, &mut *display, &mut interrupt).await
+    Ok(Some((engine.start().await?, torrents, goal)))
 }
 
 /// Reads what is to be downloaded, each torrent once.

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use castanet::{Bitfield, Engine, Listen, Metainfo, Phase, Torrent};
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::{
     damage,
     interrupt::{INTERRUPTED, Interrupt},
     output::{
-        self,
+        self, ClosedOutput,
         bars::Work,
         human::{count, escaped, plain},
     },
@@ -45,6 +45,9 @@ struct File {
 pub(crate) async fn run(verify: &Verify, mut interrupt: Interrupt) -> Result<ExitCode> {
     let metainfo = Source::torrent(&verify.torrent, &Engine::builder()).await?;
     source::ensure_v1(&metainfo, "verify")?;
+    let shown = escaped(&verify.folder.to_string_lossy()).into_owned();
+    let folder = fs::metadata(&verify.folder).with_context(|| format!("cannot open the folder {shown}"))?;
+    ensure!(folder.is_dir(), "{shown} is not a folder; name the folder that holds the data");
     // A check reads alone: it needs no state, no port, and does not mind another instance at work on the same files.
     let engine = Engine::builder().listen(Listen::Nowhere).retain_plugins(|_| false).start().await?;
     let torrent = Torrent::new(metainfo.clone(), &verify.folder).check_only(true).recheck(true);
@@ -72,10 +75,11 @@ pub(crate) async fn run(verify: &Verify, mut interrupt: Interrupt) -> Result<Exi
     drop(work);
     engine.shutdown(Duration::ZERO).await;
     let report = report(&metainfo, &verify.folder, &have);
-    if verify.json {
-        output::print(&serde_json::to_string(&report)?)?;
-    } else {
-        in_words(&report)?;
+    let told = if verify.json { output::print(&serde_json::to_string(&report)?) } else { in_words(&report) };
+    match told {
+        // Nobody reads the words, but the exit code still tells of damage.
+        Err(error) if error.is::<ClosedOutput>() && !report.complete => return Ok(ExitCode::FAILURE),
+        told => told?,
     }
     if !report.complete {
         let missing = damage::sentence(&metainfo, &have);

@@ -29,7 +29,14 @@ pub(crate) fn failure(error: &anyhow::Error) -> String {
         Some(io::ErrorKind::ReadOnlyFilesystem) => "the file system is read-only".into(),
         _ => cause.to_string(),
     });
-    plain(&causes.collect::<Vec<_>>().join(": "))
+    let mut sentences: Vec<String> = Vec::new();
+    for cause in causes {
+        // Some errors quote their cause themselves.
+        if !sentences.last().is_some_and(|before| before.ends_with(&cause)) {
+            sentences.push(cause);
+        }
+    }
+    plain(&sentences.join(": "))
 }
 
 /// A reason that the engine or a stranger gave, as part of one line.
@@ -164,6 +171,8 @@ mod tests {
         let text = error(io::Error::from_raw_os_error(98));
         assert!(text.starts_with("cannot open x: ") && !text.contains("os error"), "{text}");
         assert_eq!(failure(&anyhow::Error::msg("a (os error 5) b\nc (os error 7")), "a b c");
+        let quoted = anyhow::Error::msg("bad byte").context("no torrent: bad byte").context("x");
+        assert_eq!(failure(&quoted), "x: no torrent: bad byte");
     }
 
     #[test]

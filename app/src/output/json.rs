@@ -166,6 +166,10 @@ impl Display for Json {
         self.print(None, Event::Listening { addresses: at })
     }
 
+    fn failed(&mut self, error: &str) -> anyhow::Result<()> {
+        self.print(None, Event::Failed { error })
+    }
+
     fn interrupted(&mut self) -> anyhow::Result<()> {
         self.print(None, Event::Interrupted)
     }

@@ -1,10 +1,13 @@
 //! Progress for pipes and log files: a plain line now and then, on stderr.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use castanet::{Happening, Phase, TorrentState};
 
-use super::{Display, Shown, human, message, say, summary};
+use super::{Display, Shown, human, message, say, say_where, summary};
 
 /// How often a torrent gets a line.
 const EVERY: Duration = Duration::from_secs(5);
@@ -13,7 +16,10 @@ const EVERY_SEEDING: Duration = Duration::from_secs(60);
 
 /// The display.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(Vec<Told>);
+pub(crate) struct Lines {
+    told: Vec<Told>,
+    is_seed: bool,
+}
 
 #[derive(Debug, Default)]
 struct Told {
@@ -23,7 +29,7 @@ struct Told {
 
 impl Display for Lines {
     fn added(&mut self, torrent: &Shown) -> anyhow::Result<()> {
-        self.0.push(Told { at: Some(Instant::now()), phase: Phase::Opening });
+        self.told.push(Told { at: Some(Instant::now()), phase: Phase::Opening });
         say(&format!("{}: {}", torrent.name, human::size(torrent.wanted)));
         Ok(())
     }
@@ -36,7 +42,11 @@ impl Display for Lines {
         Ok(())
     }
     fn state(&mut self, at: usize, torrent: &Shown, state: &TorrentState) -> anyhow::Result<()> {
-        let Some(told) = self.0.get_mut(at) else { return Ok(()) };
+        // Who only downloads hears that it is complete; what is sent until the end is no news.
+        if state.phase == Phase::Seeding && !self.is_seed {
+            return Ok(());
+        }
+        let Some(told) = self.told.get_mut(at) else { return Ok(()) };
         let every = if state.phase == Phase::Seeding { EVERY_SEEDING } else { EVERY };
         let is_due = told.at.is_none_or(|at| at.elapsed() >= every);
         if !is_due && told.phase == state.phase {
@@ -48,6 +58,13 @@ impl Display for Lines {
             told.at = Some(Instant::now());
             let (percent, activity) = (human::percent(state, torrent.wanted), human::activity(state, torrent.wanted));
             say(&format!("{}: {percent} %, {activity}", torrent.name));
+        }
+        Ok(())
+    }
+    fn listening(&mut self, at: &[SocketAddr], is_seed: bool) -> anyhow::Result<()> {
+        self.is_seed = is_seed;
+        if is_seed {
+            say_where(at);
         }
         Ok(())
     }

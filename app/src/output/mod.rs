@@ -94,10 +94,13 @@ pub(crate) trait Display {
     fn state(&mut self, at: usize, torrent: &Shown, state: &TorrentState) -> anyhow::Result<()>;
     /// Peers may connect at these addresses.
     fn listening(&mut self, at: &[SocketAddr], is_seed: bool) -> anyhow::Result<()> {
-        if is_seed && !at.is_empty() {
-            let places: Vec<_> = at.iter().map(ToString::to_string).collect();
-            say(&format!("Peers may connect at {}. Ctrl-C ends seeding.", places.join(" and ")));
+        if is_seed {
+            say_where(at);
         }
+        Ok(())
+    }
+    /// It failed before any torrent was at work. People hear of it by the message at the end.
+    fn failed(&mut self, _error: &str) -> anyhow::Result<()> {
         Ok(())
     }
     /// The user interrupted.
@@ -106,6 +109,20 @@ pub(crate) trait Display {
     }
     /// The end, with the last states.
     fn summary(&mut self, torrents: &[(Shown, TorrentState)]) -> anyhow::Result<()>;
+}
+
+/// Tells a seed's user where peers may connect.
+fn say_where(at: &[SocketAddr]) {
+    if !at.is_empty() {
+        let places: Vec<_> = at.iter().map(ToString::to_string).collect();
+        say(&format!("Peers may connect at {}. Ctrl-C ends seeding.", places.join(" and ")));
+    }
+}
+
+/// Passes on what preparing a run gave; if that is an error, `display` hears of it first.
+pub(crate) fn prepared<T>(display: &mut dyn Display, ready: anyhow::Result<T>) -> anyhow::Result<T> {
+    // That nobody reads the event must not hide the error.
+    ready.inspect_err(|error| drop(display.failed(&human::failure(error))))
 }
 
 /// The display that suits: JSON if asked for, bars on a terminal, else lines.
