@@ -83,7 +83,7 @@ pub enum PeerChange {
     IsSeed,
 }
 
-/// Once a second while anything moves.
+/// Twice a second while anything moves.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct PeerReport {

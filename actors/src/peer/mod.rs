@@ -40,7 +40,7 @@ use crate::{
 /// Frames that may wait for the write loop. The machine bounds their bytes; this bounds their number.
 const MOST_FRAMES: usize = 16 * 1024;
 /// How often a peer that moves data reports.
-const REPORT: Duration = Duration::from_secs(1);
+const REPORT: Duration = Duration::from_millis(500);
 
 /// Whom a peer tells.
 #[derive(Debug, Clone)]
