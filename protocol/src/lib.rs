@@ -4,6 +4,7 @@
 //! and when it wants to be asked again (`deadline()`). Time and randomness come in as arguments, so a run replays.
 
 pub mod assembly;
+pub mod dht;
 pub mod extension;
 pub mod peer;
 pub mod picker;
