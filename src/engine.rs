@@ -14,7 +14,11 @@ use castanet_actors::{
 };
 use castanet_core::{
     TorrentId,
-    seams::{means::Means, resume::ResumeStore, transport::Transport},
+    seams::{
+        means::{Means, Scratchpad},
+        resume::ResumeStore,
+        transport::Transport,
+    },
 };
 use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
 use tokio::sync::oneshot;
@@ -145,6 +149,8 @@ pub(crate) fn means(builder: &EngineBuilder) -> Result<(Vec<Arc<dyn Transport>>,
         clock: clock::start(),
         seed: builder.seed.unwrap_or_else(|| fastrand::u64(..)),
         bind: ["0.0.0.0:0", "[::]:0"].iter().filter_map(|addr| addr.parse().ok()).collect(),
+        listening: Arc::default(),
+        notebook: Arc::new(Scratchpad::default()),
         user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
     };
     Ok((transports, means))

@@ -74,6 +74,7 @@ async fn work(plugin: Arc<dyn Plugin>, watch: Watch, mut events: mpsc::Receiver<
             me: watch.me.clone(),
             progress: watch.progress.clone(),
             events: receiver,
+            gossip: None,
         };
         match plugin.discover(swarm).await {
             Ok(stream) => {

@@ -126,7 +126,7 @@ impl Shared {
             down: Throttle::new(config.down, clock.clone()),
             up: Throttle::new(config.up, clock.clone()),
             doors: Doors::default(),
-            listening: Arc::default(),
+            listening: means.listening.clone(),
             transports: transports.into(),
             clock,
             disk,

@@ -15,7 +15,7 @@ use castanet_core::{
     seams::{
         datagrams::{DatagramFactory, Datagrams},
         discovery::{Me, Progress, Swarm, SwarmEvent, SwarmInfo},
-        means::{Clock, Means, Resolve, ResolveError},
+        means::{Clock, Means, Resolve, ResolveError, Scratchpad},
         transport::{Connection, DialOptions, Duplex, Listener, ReadHalf, Transport, TransportError, WriteHalf},
     },
 };
@@ -65,6 +65,8 @@ impl World {
             clock: Clock::new(move || world.now()),
             seed: 7,
             bind: vec!["0.0.0.0:0".parse().unwrap(), "[::]:0".parse().unwrap()],
+            listening: Arc::default(),
+            notebook: Arc::new(Scratchpad::default()),
             user_agent: "Castanet/test".into(),
         }
     }
@@ -213,10 +215,8 @@ impl Torrent {
     pub(crate) fn new(trackers: &[&str]) -> Self {
         Self {
             info: SwarmInfo {
-                info_hashes: InfoHashes::v1(InfoHashV1([0xab; 20])),
-                private: false,
                 trackers: trackers.iter().map(|url| vec![url.to_string()]).collect::<Vec<_>>().into(),
-                peers: Vec::new().into(),
+                ..SwarmInfo::new(InfoHashes::v1(InfoHashV1([0xab; 20])))
             },
             me: Me { peer_id: PeerId([b'p'; 20]), port: 6881, key: 0xbeef },
             progress: Progress { uploaded: 1, downloaded: 2, left: Some(3), wanted: 1 },
@@ -225,7 +225,8 @@ impl Torrent {
     pub(crate) fn swarm(&self) -> (Swarm, Engine) {
         let (progress, watched) = watch::channel(self.progress.clone());
         let (events, received) = mpsc::channel(8);
-        let swarm = Swarm { info: self.info.clone(), me: self.me.clone(), progress: watched, events: received };
+        let swarm =
+            Swarm { info: self.info.clone(), me: self.me.clone(), progress: watched, events: received, gossip: None };
         (swarm, Engine { progress, events })
     }
 }

@@ -95,7 +95,7 @@ impl Rig {
         let (found, noted) = self.links.clone();
         let watch = Watch {
             torrent: TorrentId(torrent),
-            info: SwarmInfo { info_hashes, private, trackers: Arc::new([]), peers: Arc::new([]) },
+            info: SwarmInfo { private, ..SwarmInfo::new(info_hashes) },
             me: Me { peer_id: PeerId([1; 20]), port: 0, key: 0 },
             progress: watch::Sender::new(Progress::default()).subscribe(),
             found,

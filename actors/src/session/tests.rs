@@ -17,7 +17,7 @@ use castanet_core::{
         datagrams::{DatagramFactory, Datagrams},
         discovery::{Discovery as Plugin, Found, FoundStream, PeerCandidate, Swarm, SwarmInfo},
         hasher::SoftwareHasher,
-        means::{Means, Resolve, ResolveError},
+        means::{Means, Resolve, ResolveError, Scratchpad},
         resume::{ResumeKey, ResumeStore},
         transport::{Connection, DialOptions, TransportError},
     },
@@ -157,6 +157,8 @@ impl Machine {
             clock: clock(),
             seed: 1,
             bind: Vec::new(),
+            listening: Arc::default(),
+            notebook: Arc::new(Scratchpad::default()),
             user_agent: "test".into(),
         };
         let shared = Shared::new(Parts {

@@ -215,6 +215,8 @@ impl Torrent {
                 private: metainfo.info.private,
                 trackers: trackers.into(),
                 peers: self.spec.peers.clone().into(),
+                nodes: Arc::default(),
+                link: None,
             },
             me: Me { peer_id: self.me, port: self.shared.port(), key: self.key },
             progress: self.progress.subscribe(),

@@ -6,11 +6,13 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::{means::Means, transport::BoxStream};
 use crate::{
     ids::{InfoHashes, PeerId, PluginName},
+    magnet::Magnet,
     moment::Moment,
 };
 
@@ -36,6 +38,31 @@ pub trait Discovery: fmt::Debug + Send + Sync + 'static {
     ) -> Result<(), DiscoveryError> {
         Ok(())
     }
+    /// Work that belongs to no torrent: a DHT node answers others whether we download or not. It is polled for as long as
+    /// the plugin lives and may return early; dropping it stops that work.
+    async fn run(&self) {}
+    /// Something that concerns no single torrent. Must not block.
+    fn hear(&self, _news: &News) {}
+    /// Saves what shall be known next time, within a deadline. Nothing is asked of the plugin after it.
+    async fn close(&self, _within: Duration) {}
+    /// The extension (BEP 10) by which it talks with connected peers, such as `ut_pex`. It then gets [`Swarm::gossip`].
+    fn extension(&self) -> Option<&'static str> {
+        None
+    }
+    /// The UDP port of its DHT node, for peers to be told (BEP 5); `None` while there is none.
+    fn dht_port(&self) -> Option<u16> {
+        None
+    }
+}
+
+/// What concerns no single torrent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum News {
+    /// A peer says that a DHT node listens there (BEP 5's PORT message).
+    DhtNode(SocketAddr),
+    /// The network is another one, or back: addresses and neighbours may have changed.
+    NetworkChanged,
 }
 
 /// Makes a plugin; called again when one has died.
@@ -52,10 +79,22 @@ pub struct SwarmInfo {
     pub info_hashes: InfoHashes,
     /// The private flag (BEP 27).
     pub private: bool,
-    /// Trackers by tier (BEP 12), the user's own in a tier at the end.
+    /// Trackers by tier (BEP 12), the user's own in a tier at the end, those of a magnet link included.
     pub trackers: Arc<[Vec<String>]>,
-    /// Peers that the user or a magnet link named, as HOST:PORT.
+    /// Peers that the user named, as HOST:PORT.
     pub peers: Arc<[String]>,
+    /// DHT nodes that the torrent names (BEP 5), as HOST:PORT.
+    pub nodes: Arc<[String]>,
+    /// The magnet link it came by.
+    pub link: Option<Arc<Magnet>>,
+}
+
+impl SwarmInfo {
+    /// A public torrent of which nothing is known but its info-hashes.
+    pub fn new(info_hashes: InfoHashes) -> Self {
+        let (trackers, peers, nodes) = (Arc::default(), Arc::default(), Arc::default());
+        Self { info_hashes, private: false, trackers, peers, nodes, link: None }
+    }
 }
 
 /// Who we are in this swarm.
@@ -80,6 +119,67 @@ pub struct Swarm {
     pub progress: watch::Receiver<Progress>,
     /// What must not be missed.
     pub events: mpsc::Receiver<SwarmEvent>,
+    /// What connected peers say by the plugin's [`Discovery::extension`], if it has one.
+    pub gossip: Option<Gossip>,
+}
+
+/// A plugin's line to the connected peers that speak its extension (BEP 10).
+#[derive(Debug)]
+pub struct Gossip {
+    /// What they do and say. A plugin that does not read loses the newest.
+    pub heard: mpsc::Receiver<Heard>,
+    /// What they shall be told. What does not fit is lost.
+    pub say: mpsc::Sender<Say>,
+}
+
+/// Something about a connected peer that speaks the extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Heard {
+    /// It can be told something from now on.
+    Joined(Neighbour),
+    /// It says this.
+    Said {
+        /// Who, as in [`Heard::Joined`].
+        remote: SocketAddr,
+        /// What: the extension's payload, at most 64 KiB.
+        payload: Bytes,
+    },
+    /// It is gone.
+    Left {
+        /// Who.
+        remote: SocketAddr,
+    },
+}
+
+/// A connected peer, as other peers may be told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The other end of the connection.
+    pub remote: SocketAddr,
+    /// Where it accepts connections: what we dialled, or what it told us; `None` if unknown.
+    pub listens: Option<SocketAddr>,
+    /// Does it speak the plugin's extension? Others are named so that they can be told of.
+    pub speaks: bool,
+    /// We reached it by dialling: others can, too.
+    pub reachable: bool,
+    /// It has every piece, or wants nothing (BEP 21).
+    pub seed: bool,
+    /// It speaks uTP.
+    pub utp: bool,
+    /// It prefers encryption.
+    pub encrypts: bool,
+    /// It understands holepunching (BEP 55).
+    pub holepunch: bool,
+}
+
+/// A message for a connected peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Say {
+    /// Whom, as in [`Heard::Joined`].
+    pub remote: SocketAddr,
+    /// The extension's payload.
+    pub payload: Bytes,
 }
 
 /// How far we are and how many peers we want.
@@ -101,6 +201,10 @@ pub struct Progress {
 pub enum SwarmEvent {
     /// The download is complete (a tracker's `completed`).
     Completed,
+    /// More trackers are known; the tiers are those of [`SwarmInfo::trackers`].
+    TrackersAdded(Vec<String>),
+    /// Our interface, address or port is another one: what was said about them must be said again.
+    NetworkChanged,
     /// What became of a peer that this plugin found.
     Outcome(PeerOutcome),
 }
@@ -138,6 +242,19 @@ pub enum Found {
     Peers(Vec<PeerCandidate>),
     /// More trackers for this torrent.
     Trackers(Vec<String>),
+    /// The whole .torrent file, as the source has it: it is believed only if its info-hash is right. At most 64 MiB.
+    TorrentFile(Bytes),
+    /// How many there are in the swarm, as this instance knows (BEP 33, 48).
+    SwarmSize {
+        /// The tracker's URL or the like.
+        instance: Arc<str>,
+        /// Its numbers.
+        size: SwarmSize,
+    },
+    /// A station on the way from a link to the first piece.
+    Reached(Milestone),
+    /// Its condition in a few words, such as `has 214 nodes`, after its name; replaces what it said before.
+    Condition(String),
     /// The address by which others see us (BEP 24).
     ExternalAddress(std::net::IpAddr),
     /// Something the user should know, in one sentence (a tracker's warning).
@@ -147,6 +264,43 @@ pub enum Found {
         /// When it goes on by itself, if it does.
         retry_at: Option<Moment>,
     },
+}
+
+/// How many there are in a swarm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SwarmSize {
+    /// Peers that have everything.
+    pub seeds: u32,
+    /// Peers that do not.
+    pub leeches: u32,
+    /// Downloads ever completed, if it is known.
+    pub completed: Option<u32>,
+}
+
+/// The stations from a link to the complete download, in the order in which they are usually reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Milestone {
+    /// The torrent was added.
+    Added,
+    /// The names of trackers or bootstrap nodes have addresses.
+    NamesResolved,
+    /// The DHT knows nodes in its neighbourhood.
+    Bootstrapped,
+    /// The first answer to "who has this torrent?" is here: peers from a tracker, the DHT, ...
+    LookedUp,
+    /// The first peer is known.
+    FirstPeer,
+    /// The first connection is open.
+    FirstConnected,
+    /// The first handshake succeeded.
+    FirstHandshake,
+    /// The metadata is known and verified.
+    Metadata,
+    /// The first piece is verified.
+    FirstPiece,
+    /// Every wanted piece is verified.
+    Complete,
 }
 
 /// A peer that a plugin found.

@@ -1,9 +1,10 @@
 //! What the engine hands to plugins instead of letting them open sockets, read clocks or roll dice themselves.
 
 use std::{
-    fmt,
+    collections::BTreeMap,
+    fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
@@ -49,6 +50,34 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// What plugins remember between two runs, a page for each.
+pub trait Notebook: fmt::Debug + Send + Sync + 'static {
+    /// What was written under this name, if anything was. Names are plugins' names.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn read(&self, page: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Replaces what was written under this name, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was there before is still there then.
+    fn write(&self, page: &str, text: &[u8]) -> io::Result<()>;
+}
+
+/// A notebook that lasts as long as the program.
+#[derive(Debug, Default)]
+pub struct Scratchpad(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Notebook for Scratchpad {
+    fn read(&self, page: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(page).cloned())
+    }
+    fn write(&self, page: &str, text: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(page.to_owned(), text.to_vec());
+        Ok(())
+    }
+}
+
 /// A plugin's means of touching the world.
 #[derive(Debug, Clone)]
 pub struct Means {
@@ -64,6 +93,17 @@ pub struct Means {
     pub seed: u64,
     /// Where sockets bind for each address family; the port is 0.
     pub bind: Vec<SocketAddr>,
+    /// Where the session accepts peers; the shared UDP socket is there too. Empty if it only dials.
+    pub listening: Arc<RwLock<Vec<SocketAddr>>>,
+    /// What is remembered from run to run.
+    pub notebook: Arc<dyn Notebook>,
     /// What programs call themselves in HTTP: `Castanet/0.1.0`.
     pub user_agent: Arc<str>,
+}
+
+impl Means {
+    /// Where the session accepts peers.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.listening.read().map(|all| all.clone()).unwrap_or_default()
+    }
 }

@@ -5,7 +5,7 @@ use castanet_core::{
     bencode::{Limits, scan},
     seams::{
         discovery::{Discovery, Found, Me, Progress, Settings, Swarm, SwarmInfo},
-        means::{Clock, Means},
+        means::{Clock, Means, Scratchpad},
     },
 };
 use castanet_plugins::BUILTIN;
@@ -30,6 +30,8 @@ fn plugin(name: &str) -> Arc<dyn Discovery> {
         clock: Clock::new(move || Moment::ZERO + started.elapsed()),
         seed: 1,
         bind: vec![([127, 0, 0, 1], 0).into()],
+        listening: Arc::default(),
+        notebook: Arc::new(Scratchpad::default()),
         user_agent: "Castanet/test".into(),
     };
     let (_, build) = BUILTIN.iter().find(|(builtin, _)| *builtin == name).unwrap();
@@ -52,12 +54,8 @@ fn announce(port: u16, more: &str) -> String {
 /// Two peers meet through the tracker, one of them finishes, and both say good-bye.
 async fn meet(plugin_name: &str, url: impl Fn(&Tracker) -> String) {
     let tracker = start().await;
-    let info = SwarmInfo {
-        info_hashes: InfoHashes::v1(InfoHashV1(HASH)),
-        private: false,
-        trackers: vec![vec![url(&tracker)]].into(),
-        peers: Vec::new().into(),
-    };
+    let info =
+        SwarmInfo { trackers: vec![vec![url(&tracker)]].into(), ..SwarmInfo::new(InfoHashes::v1(InfoHashV1(HASH))) };
     let (seed, leech) = (plugin(plugin_name), plugin(plugin_name));
     let me = |port| Me { peer_id: PeerId([port as u8; 20]), port, key: 1 };
     let progress = |left| Progress { left: Some(left), wanted: 50, ..Progress::default() };
@@ -65,7 +63,7 @@ async fn meet(plugin_name: &str, url: impl Fn(&Tracker) -> String) {
     let mut swarm = |port, left| {
         let (watched, events) = (watch::channel(progress(left)), mpsc::channel(1));
         kept.push((watched.0, events.0));
-        Swarm { info: info.clone(), me: me(port), progress: watched.1, events: events.1 }
+        Swarm { info: info.clone(), me: me(port), progress: watched.1, events: events.1, gossip: None }
     };
     let mut seeding = seed.discover(swarm(1001, 0)).await.unwrap();
     while !matches!(seeding.next().await, Some(Ok(Found::Idle { .. }))) {}
