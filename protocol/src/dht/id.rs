@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr};
 
 /// The id of a node, or a target in the same space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub [u8; 20]);
 
 impl NodeId {
