@@ -40,12 +40,23 @@ mod engine;
 mod torrent;
 
 pub use builder::{EngineBuilder, Listen};
-pub use castanet_actors::messages::torrent::{Happening, Phase, TorrentEvent, TorrentSnapshot as TorrentState};
+pub use castanet_actors::messages::torrent::{
+    Happening, Phase, PluginReport, TorrentEvent, TorrentSnapshot as TorrentState,
+};
+pub use castanet_actors::metered::Cost;
 pub use castanet_core::{
-    Bitfield, Geometry, InfoHashes, Metainfo, Moment, PeerId, PieceIndex, PluginName, TorrentId, magnet, metainfo,
-    seams, seams::storage::Allocation,
+    Bitfield, Geometry, InfoHashes, Metainfo, Moment, PeerId, PieceIndex, PluginName, TorrentId,
+    magnet::{self, Magnet},
+    metainfo, seams,
+    seams::storage::Allocation,
 };
 pub use castanet_plugins::BUILTIN as BUILTIN_PLUGINS;
-pub use castanet_protocol::{picker::Priority, rate::eta};
+pub use castanet_protocol::{
+    diagnosis::Diagnosis,
+    picker::Priority,
+    rate::eta,
+    swarm::Worth,
+    timeline::{self, Timeline},
+};
 pub use engine::{Engine, Error, SessionState};
-pub use torrent::{Torrent, TorrentHandle};
+pub use torrent::{Torrent, TorrentHandle, selected};

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use castanet_actors::messages::session::{TorrentAdded, TorrentSpec};
-use castanet_core::{Metainfo, TorrentId, seams::storage::Allocation};
+use castanet_actors::messages::session::{Choose, Source, TorrentAdded, TorrentSpec};
+use castanet_core::{Metainfo, PluginName, TorrentId, magnet::Magnet, seams::storage::Allocation};
 use castanet_protocol::picker::Priority;
 use tokio::sync::{broadcast, watch};
 
@@ -16,17 +16,32 @@ pub struct Torrent(pub(crate) TorrentSpec);
 impl Torrent {
     /// Downloads into `folder`, or serves from it: there the torrent's file, or its folder of files, lies or will lie.
     pub fn new(metainfo: impl Into<Arc<Metainfo>>, folder: impl Into<PathBuf>) -> Self {
+        Self::from_source(Source::File(metainfo.into()), folder.into())
+    }
+    /// Downloads what a magnet link names into `folder`. What the torrent is comes from peers (BEP 9); the link's
+    /// selection of files (BEP 53) holds unless [`Torrent::choose`] or [`Torrent::priorities`] says otherwise.
+    pub fn from_magnet(link: impl Into<Arc<Magnet>>, folder: impl Into<PathBuf>) -> Self {
+        let link = link.into();
+        let torrent = Self::from_source(Source::Link(link.clone()), folder.into());
+        if link.files.is_empty() {
+            return torrent;
+        }
+        torrent.choose(move |metainfo| Ok(selected(&link, metainfo)))
+    }
+    fn from_source(source: Source, folder: PathBuf) -> Self {
         Self(TorrentSpec {
-            metainfo: metainfo.into(),
-            folder: folder.into(),
+            source,
+            folder,
             allocation: Allocation::Sparse,
             sequential: false,
-            priorities: Vec::new(),
+            choose: Choose::everything(),
             peers: Vec::new(),
             trackers: Vec::new(),
+            allow: None,
             recheck: false,
             check_only: false,
             seed_only: false,
+            discover_only: false,
         })
     }
     /// Whether disk space is reserved beforehand.
@@ -40,8 +55,26 @@ impl Torrent {
         self
     }
     /// How much each file is wanted, in the torrent's order; files beyond the end are wanted normally.
-    pub fn priorities(mut self, priorities: Vec<Priority>) -> Self {
-        self.0.priorities = priorities;
+    pub fn priorities(self, priorities: Vec<Priority>) -> Self {
+        self.choose(move |_| Ok(priorities.clone()))
+    }
+    /// Decides how much each file is wanted, once the files are known. An error fails the torrent with its words.
+    pub fn choose(
+        mut self,
+        choose: impl Fn(&Metainfo) -> Result<Vec<Priority>, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.0.choose = Choose(Arc::new(choose));
+        self
+    }
+    /// Only these discovery plugins may serve it. It holds from the first moment, before the metadata have shown
+    /// whether the torrent is private (BEP 27). The trackers that a magnet link names are asked by the tracker plugins.
+    pub fn allow_plugins(mut self, plugins: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.0.allow = Some(plugins.into_iter().map(|name| PluginName::from(name.as_ref())).collect());
+        self
+    }
+    /// Only find peers and shake hands with them: no file is opened and no piece moves.
+    pub fn discover_only(mut self, yes: bool) -> Self {
+        self.0.discover_only = yes;
         self
     }
     /// Peers to dial at once, as HOST:PORT.
@@ -71,6 +104,16 @@ impl Torrent {
         self.0.seed_only = yes;
         self
     }
+}
+
+/// How much a link wants each file of its torrent (BEP 53); empty if it wants all.
+pub fn selected(link: &Magnet, metainfo: &Metainfo) -> Vec<Priority> {
+    if link.files.is_empty() {
+        return Vec::new();
+    }
+    let is_selected = |at: u32| link.files.iter().any(|range| range.contains(&at));
+    let wanted = |at| if is_selected(at) { Priority::Normal } else { Priority::Skip };
+    (0..metainfo.info.files.len() as u32).map(wanted).collect()
 }
 
 /// A torrent in an engine. Dropping the handle does not stop the torrent.

@@ -2,23 +2,27 @@
 //!
 //! Owns the plugin and, for every torrent watched, the stream it answers with. Tells torrents what is found. A plugin that
 //! cannot start for a torrent is asked again with a growing pause; one that panics takes this actor along, of which
-//! the session learns by `ChildStopped` and makes a new one. Ends on `CloseDiscovery`.
+//! the session learns by `ChildStopped` and makes a new one. What the plugin does for no torrent in particular runs
+//! beside, for as long as this actor lives. Ends on `CloseDiscovery`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use castanet_core::{
     PluginName, TorrentId,
-    seams::discovery::{Discovery as Plugin, DiscoveryError, Found, FoundStream, Swarm, SwarmEvent},
+    seams::discovery::{
+        Discovery as Plugin, Found, FoundStream, Gossip, Heard, News, Say, Swarm, SwarmEvent, SwarmInfo,
+    },
 };
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::discovery::{
-        CloseDiscovery, Leave, PeersFared, PeersFound, PluginNoted, TorrentCompleted, Unwatch, Watch,
+        CloseDiscovery, Hear, Leave, NeighbourHeard, NeighbourTold, PeersFared, PeersFound, PluginSaid,
+        TorrentCompleted, Unwatch, Watch,
     },
 };
 
@@ -28,9 +32,13 @@ const MOST_EVENTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
+/// What neighbours say that may wait for the plugin, and what they shall be told: beyond it the newest are lost.
+const MOST_GOSSIP: usize = 256;
+
 struct Watched {
     watch: Watch,
     events: mpsc::Sender<SwarmEvent>,
+    heard: mpsc::Sender<Heard>,
     work: SpawnHandle,
 }
 
@@ -63,33 +71,58 @@ impl Discovery {
     }
 }
 
+/// What reaches a plugin about one torrent.
+struct Inbox {
+    events: mpsc::Receiver<SwarmEvent>,
+    heard: mpsc::Receiver<Heard>,
+}
+
+impl Inbox {
+    /// Passes everything on until the torrent goes. What the plugin does not read in time is lost.
+    async fn forward(&mut self, events: mpsc::Sender<SwarmEvent>, heard: mpsc::Sender<Heard>) {
+        loop {
+            tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(event) => drop(events.try_send(event)),
+                    None => return,
+                },
+                Some(news) = self.heard.recv() => drop(heard.try_send(news)),
+            }
+        }
+    }
+}
+
 /// Runs one torrent's stream until it ends, starting it again after failures.
-async fn work(plugin: Arc<dyn Plugin>, watch: Watch, mut events: mpsc::Receiver<SwarmEvent>) {
+async fn work(plugin: Arc<dyn Plugin>, watch: Watch, mut inbox: Inbox) {
     let name = plugin.name();
     let mut pause = FIRST_PAUSE;
     loop {
-        let (sender, receiver) = mpsc::channel(MOST_EVENTS);
+        let (events, event_queue) = mpsc::channel(MOST_EVENTS);
+        let (heard, heard_queue) = mpsc::channel(MOST_GOSSIP);
+        let (say, said) = mpsc::channel(MOST_GOSSIP);
+        let extension = plugin.extension();
         let swarm = Swarm {
             info: watch.info.clone(),
             me: watch.me.clone(),
             progress: watch.progress.clone(),
-            events: receiver,
-            gossip: None,
+            events: event_queue,
+            gossip: extension.map(|_| Gossip { heard: heard_queue, say }),
         };
         match plugin.discover(swarm).await {
             Ok(stream) => {
-                let forward = async {
-                    while let Some(event) = events.recv().await {
-                        let _ = sender.try_send(event);
-                    }
-                };
-                let listening = listen(&name, &watch, stream);
-                tokio::select! { biased; () = listening => {}, () = forward => return }
+                let passing = pass_on(extension, &watch, said);
+                tokio::select! {
+                    biased;
+                    () = listen(&name, &watch, stream) => {}
+                    () = inbox.forward(events, heard) => return,
+                    () = passing => {}
+                }
                 // A stream that ends by itself has nothing more to say; events are drained until the torrent goes.
-                while events.recv().await.is_some() {}
+                while inbox.events.recv().await.is_some() {}
                 return;
             }
-            Err(error) => note(&name, &watch, error.to_string(), true),
+            Err(error) => tell(&watch.said, PluginSaid { plugin: name.clone(), said: Err(error) }),
         }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(LONGEST_PAUSE);
@@ -98,26 +131,44 @@ async fn work(plugin: Arc<dyn Plugin>, watch: Watch, mut events: mpsc::Receiver<
 
 async fn listen(name: &PluginName, watch: &Watch, mut stream: FoundStream) {
     while let Some(item) = stream.next().await {
+        let plugin = name.clone();
         match item {
-            Ok(Found::Peers(peers)) => tell(&watch.found, PeersFound { plugin: name.clone(), peers }),
-            Ok(Found::Notice(text)) => note(name, watch, text, false),
-            Ok(Found::ExternalAddress(ip)) => {
-                let text = format!("others see us as {ip}");
-                let external = Some(ip);
-                tell(&watch.noted, PluginNoted { plugin: name.clone(), text, failed: false, external });
-            }
-            Ok(_) => {}
-            Err(error) => note(name, watch, DiscoveryError::to_string(&error), true),
+            Ok(Found::Peers(peers)) => tell(&watch.found, PeersFound { plugin, peers }),
+            said => tell(&watch.said, PluginSaid { plugin, said }),
         }
     }
 }
 
-fn note(name: &PluginName, watch: &Watch, text: String, failed: bool) {
-    tell(&watch.noted, PluginNoted { plugin: name.clone(), text, failed, external: None });
+/// Passes on what connected peers shall be told. Never ends: a plugin that says nothing more may still find peers.
+async fn pass_on(extension: Option<&'static str>, watch: &Watch, mut said: mpsc::Receiver<Say>) {
+    if let Some(extension) = extension {
+        while let Some(say) = said.recv().await {
+            tell(&watch.told, NeighbourTold { extension, say });
+        }
+    }
+    std::future::pending().await
+}
+
+/// Trackers that are in `new` and not in `old`.
+fn added(old: &SwarmInfo, new: &SwarmInfo) -> Vec<String> {
+    let is_new = |url: &&String| !old.trackers.iter().flatten().any(|known| known == *url);
+    new.trackers.iter().flatten().filter(is_new).cloned().collect()
 }
 
 impl Actor for Discovery {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // A task of its own: what wakes a busy DHT node must not wake every torrent's stream.
+        let (mut running, plugin) = (JoinSet::new(), self.plugin.clone());
+        running.spawn_local(async move { plugin.run().await });
+        let ended = async move { running.join_next().await };
+        ctx.spawn(ended.into_actor(self).map(|ended, _, ctx| {
+            if ended.is_some_and(|ended| ended.is_err_and(|error| error.is_panic())) {
+                ctx.terminate();
+            }
+        }));
+    }
 
     fn stopped(&mut self, _: &mut Self::Context) {
         let reason = self.exit.take().unwrap_or(ExitReason::Unexplained);
@@ -129,12 +180,22 @@ impl Handler<Watch> for Discovery {
     type Result = ();
     fn handle(&mut self, watch: Watch, ctx: &mut Self::Context) {
         if !self.plugin.serves(&watch.info) {
+            self.forget(watch.torrent, ctx);
             return;
         }
-        self.forget(watch.torrent, ctx);
-        let (events, receiver) = mpsc::channel(MOST_EVENTS);
-        let work = ctx.spawn(work(self.plugin.clone(), watch.clone(), receiver).into_actor(self));
-        self.watched.insert(watch.torrent, Watched { watch, events, work });
+        if let Some(watched) = self.watched.get_mut(&watch.torrent) {
+            let trackers = added(&watched.watch.info, &watch.info);
+            watched.watch = watch;
+            if !trackers.is_empty() {
+                let _ = watched.events.try_send(SwarmEvent::TrackersAdded(trackers));
+            }
+            return;
+        }
+        let (events, event_queue) = mpsc::channel(MOST_EVENTS);
+        let (heard, heard_queue) = mpsc::channel(MOST_GOSSIP);
+        let inbox = Inbox { events: event_queue, heard: heard_queue };
+        let work = ctx.spawn(work(self.plugin.clone(), watch.clone(), inbox).into_actor(self));
+        self.watched.insert(watch.torrent, Watched { watch, events, heard, work });
     }
 }
 
@@ -176,11 +237,36 @@ impl Handler<PeersFared> for Discovery {
     }
 }
 
-impl Handler<CloseDiscovery> for Discovery {
+impl Handler<NeighbourHeard> for Discovery {
     type Result = ();
-    fn handle(&mut self, _: CloseDiscovery, ctx: &mut Self::Context) {
-        self.exit = Some(ExitReason::Asked);
-        ctx.stop();
+    fn handle(&mut self, NeighbourHeard { torrent, heard }: NeighbourHeard, _: &mut Self::Context) {
+        if let Some(watched) = self.watched.get(&torrent) {
+            let _ = watched.heard.try_send(heard);
+        }
+    }
+}
+
+impl Handler<Hear> for Discovery {
+    type Result = ();
+    fn handle(&mut self, Hear(news): Hear, _: &mut Self::Context) {
+        self.plugin.hear(&news);
+        if news == News::NetworkChanged {
+            self.watched.values().for_each(|watched| drop(watched.events.try_send(SwarmEvent::NetworkChanged)));
+        }
+    }
+}
+
+impl Handler<CloseDiscovery> for Discovery {
+    type Result = ResponseActFuture<Self, ()>;
+    fn handle(&mut self, CloseDiscovery { within }: CloseDiscovery, _: &mut Self::Context) -> Self::Result {
+        let plugin = self.plugin.clone();
+        let closing = async move {
+            let _ = tokio::time::timeout(within, plugin.close(within)).await;
+        };
+        Box::pin(closing.into_actor(self).map(|(), host, ctx| {
+            host.exit = Some(ExitReason::Asked);
+            ctx.stop();
+        }))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod lifecycle;
 pub mod mail;
 pub mod messages;
+pub mod metered;
 pub mod peer;
 pub mod pieces;
 pub mod placement;

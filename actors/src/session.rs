@@ -19,6 +19,7 @@ use castanet_core::{
         transport::{Listener, Transport},
     },
 };
+use castanet_protocol::wire::{Handshake, Reserved};
 use futures_util::{StreamExt, future::join_all};
 use tokio::{
     sync::{broadcast, watch},
@@ -33,14 +34,15 @@ use crate::{
         discovery::CloseDiscovery,
         session::{
             AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SessionSnapshot, SetLimits,
-            Shutdown, TorrentAdded,
+            Shutdown, Source, TorrentAdded,
         },
         torrent::{Pause, PeerArrived, PluginStarted, Resume, Stop},
     },
+    metered::Meter,
     placement::Placement,
     shake,
     shared::Shared,
-    torrent::Torrent,
+    torrent::{ONLY_V2, Torrent},
 };
 
 /// Connections that may be shaking hands at once; more are closed at once.
@@ -53,6 +55,8 @@ const MOST_EVENTS: usize = 4096;
 const GOOD_BYE: Duration = Duration::from_secs(5);
 /// How long a torrent may take to save besides; a disk that hangs must not hold up the end for ever.
 const SAVING: Duration = Duration::from_secs(30);
+/// How long a plugin may take to save what it knows.
+const SAVING_PLUGIN: Duration = Duration::from_secs(2);
 /// The first pause before a dead plugin is made anew; it doubles with every death up to ten minutes.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -69,6 +73,8 @@ pub struct Registered {
 
 struct Hosted {
     registered: Registered,
+    /// What it has spent, over all its lives.
+    meter: Arc<Meter>,
     running: Option<(Addr<Discovery>, PluginStarted)>,
     deaths: u32,
 }
@@ -101,7 +107,7 @@ impl Session {
         if let Ok(mut listening) = shared.listening.write() {
             listening.extend(listeners.iter().map(|(listener, _)| listener.local));
         }
-        let hosted = |registered| Hosted { registered, running: None, deaths: 0 };
+        let hosted = |registered| Hosted { registered, meter: Arc::default(), running: None, deaths: 0 };
         let plugins = plugins.into_iter().map(hosted).collect();
         Self { shared, placement, listeners, plugins, torrents: BTreeMap::new(), next: 1, closing: false }
     }
@@ -109,8 +115,9 @@ impl Session {
     fn start_plugin(&mut self, at: usize, ctx: &mut Context<Self>) {
         let Some(hosted) = self.plugins.get_mut(at) else { return };
         let Registered { name, build, settings } = &hosted.registered;
+        let means = hosted.meter.over(&self.shared.means);
         // It may panic anywhere, here too, and must not take the session along.
-        let built = catch_unwind(AssertUnwindSafe(|| build(&self.shared.means, settings)));
+        let built = catch_unwind(AssertUnwindSafe(|| build(&means, settings)));
         let plugin = match built.unwrap_or_else(|_| Err(DiscoveryError::Unusable("an internal error".into()))) {
             Ok(plugin) => plugin,
             Err(error) => {
@@ -121,14 +128,18 @@ impl Session {
                 };
             }
         };
-        let addr = Discovery::new(plugin, ctx.address().recipient()).start();
+        let addr = Discovery::new(plugin.clone(), ctx.address().recipient()).start();
         let started = PluginStarted {
             plugin: name.clone(),
+            seam: plugin,
+            meter: hosted.meter.clone(),
             watch: addr.clone().recipient(),
             unwatch: addr.clone().recipient(),
             leave: addr.clone().recipient(),
             completed: addr.clone().recipient(),
             fared: addr.clone().recipient(),
+            neighbour: addr.clone().recipient(),
+            hear: addr.clone().recipient(),
         };
         for torrent in self.torrents.values() {
             tell(&torrent.addr.clone().recipient(), started.clone());
@@ -145,13 +156,16 @@ impl Session {
     }
 
     fn add(&mut self, AddTorrent(spec): AddTorrent, ctx: &mut Context<Self>) -> Result<TorrentAdded, AddError> {
-        let hashes = spec.metainfo.info_hashes;
+        let hashes = spec.source.info_hashes();
         if self.closing {
             return Err(AddError::ShuttingDown);
         }
-        if spec.metainfo.info.pieces.is_none() {
-            let text = "this is a BitTorrent v2-only torrent, which Castanet cannot download yet";
-            return Err(AddError::Unsupported(text.into()));
+        let is_v1 = match &spec.source {
+            Source::File(metainfo) => metainfo.info.pieces.is_some(),
+            Source::Link(_) => hashes.v1.is_some(),
+        };
+        if !is_v1 && !spec.discover_only {
+            return Err(AddError::Unsupported(ONLY_V2.into()));
         }
         if self.torrents.values().any(|running| running.hashes == hashes) {
             return Err(AddError::Duplicate);
@@ -200,8 +214,11 @@ async fn welcome(mut listener: Listener, shared: Shared) {
         let doors = shared.doors.clone();
         let task = greeted.spawn_local(async move {
             let remote = connection.remote;
-            let peer_id = |hash: &[u8; 20]| doors.read().ok()?.get(hash).map(|door| door.peer_id);
-            match shake::inbound(&mut connection, peer_id).await {
+            let ours = |hash: &[u8; 20]| {
+                let peer_id = doors.read().ok()?.get(hash)?.peer_id;
+                Some(Handshake { reserved: Reserved::ours().with_dht(true), info_hash: *hash, peer_id })
+            };
+            match shake::inbound(&mut connection, ours).await {
                 Ok((handshake, early)) => {
                     let door = doors.read().ok().and_then(|doors| doors.get(&handshake.info_hash).cloned());
                     if let Some(door) = door {
@@ -233,7 +250,7 @@ impl Actor for Session {
             tell(&running.addr.clone().recipient(), Stop { within: GOOD_BYE });
         }
         for (addr, _) in self.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
-            tell(&addr.clone().recipient(), CloseDiscovery);
+            tell(&addr.clone().recipient(), CloseDiscovery { within: Duration::ZERO });
         }
     }
 }
@@ -304,7 +321,13 @@ impl Handler<Shutdown> for Session {
     fn handle(&mut self, Shutdown { within }: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.closing = true;
         let stopping = join_all(self.torrents.values().map(|running| stop(&running.addr, within)));
-        Box::pin(stopping.into_actor(self).map(|_, _, ctx| ctx.stop()))
+        let closed = stopping.into_actor(self).then(|_, session: &mut Self, _| {
+            let plugins = session.plugins.iter_mut().filter_map(|hosted| hosted.running.take());
+            let closing: Vec<_> =
+                plugins.map(|(addr, _)| addr.send(CloseDiscovery { within: SAVING_PLUGIN })).collect();
+            join_all(closing).into_actor(session)
+        });
+        Box::pin(closed.map(|_, _, ctx| ctx.stop()))
     }
 }
 

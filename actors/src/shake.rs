@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use castanet_core::{PeerId, seams::transport::Connection};
-use castanet_protocol::wire::{Handshake, Reserved};
+use castanet_core::seams::transport::Connection;
+use castanet_protocol::wire::Handshake;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// How long a handshake may take from the connection's first moment.
@@ -15,17 +15,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// More than a handshake: what a remote may send behind it without waiting.
 const ROOM: usize = 1024;
 
-/// Shakes hands on a connection that we opened.
-pub(crate) async fn outbound(
-    connection: &mut Connection,
-    info_hash: [u8; 20],
-    peer_id: PeerId,
-) -> Result<(Handshake, BytesMut), String> {
+/// Shakes hands on a connection that we opened; `ours` is what we say.
+pub(crate) async fn outbound(connection: &mut Connection, ours: Handshake) -> Result<(Handshake, BytesMut), String> {
     let shaking = async {
-        let ours = Handshake { reserved: Reserved::ours(), info_hash, peer_id };
         connection.io.write_all(&ours.to_bytes()).await.map_err(broke)?;
         let (theirs, early) = read(connection, BytesMut::with_capacity(ROOM)).await?;
-        if theirs.info_hash != info_hash {
+        if theirs.info_hash != ours.info_hash {
             return Err("the peer answered for another torrent".into());
         }
         Ok((theirs, early))
@@ -35,10 +30,10 @@ pub(crate) async fn outbound(
         .unwrap_or_else(|_| Err("the peer did not finish the handshake".into()))
 }
 
-/// Shakes hands on a connection that came in; `ours` tells our peer id if we serve that torrent.
+/// Shakes hands on a connection that came in; `ours` is what we say if we serve that torrent.
 pub(crate) async fn inbound(
     connection: &mut Connection,
-    ours: impl Fn(&[u8; 20]) -> Option<PeerId>,
+    ours: impl Fn(&[u8; 20]) -> Option<Handshake>,
 ) -> Result<(Handshake, BytesMut), String> {
     let shaking = async {
         let mut buffer = BytesMut::with_capacity(ROOM);
@@ -48,8 +43,7 @@ pub(crate) async fn inbound(
             }
             fill(connection, &mut buffer).await?;
         };
-        let peer_id = ours(&info_hash).ok_or("the peer asked for a torrent that is not served here")?;
-        let answer = Handshake { reserved: Reserved::ours(), info_hash, peer_id };
+        let answer = ours(&info_hash).ok_or("the peer asked for a torrent that is not served here")?;
         connection.io.write_all(&answer.to_bytes()).await.map_err(broke)?;
         read(connection, buffer).await
     };

@@ -33,6 +33,10 @@ impl Throttle {
     pub fn is_limited(&self) -> bool {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).rate().is_some()
     }
+    /// The limit, in bytes per second.
+    pub fn rate(&self) -> Option<u64> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).rate()
+    }
     /// Counts bytes that do not wait; what comes after them waits the longer.
     pub fn charge(&self, bytes: usize) {
         let now = self.clock.now();

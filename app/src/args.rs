@@ -77,7 +77,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// A .torrent file, or the http(s) URL of one (repeatable)
+    /// A .torrent file, the http(s) URL of one, a magnet link or an info-hash (repeatable)
     #[arg(required = true, value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Download into this folder

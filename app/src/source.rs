@@ -44,12 +44,12 @@ impl Source {
         read_torrent(Path::new(text)).map(Self::Torrent)
     }
 
-    /// The torrent, for commands that need one; refuses what has to be looked up first.
+    /// The torrent, for commands that need all of it at once; refuses what has to be looked up first.
     pub(crate) async fn torrent(text: &str, web: &EngineBuilder) -> Result<Arc<Metainfo>> {
         match Self::read(text, web).await? {
             Self::Torrent(metainfo) => Ok(metainfo),
             Self::Magnet(_) => {
-                bail!("downloading from a magnet link or info-hash is not built yet: use the .torrent file instead")
+                bail!("a magnet link or info-hash does not say what the files are: use the .torrent file instead")
             }
         }
     }

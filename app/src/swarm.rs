@@ -220,6 +220,10 @@ impl Run {
     fn happened(&mut self, what: &Happening, at: usize, goal: &Goal, display: &mut dyn Display) -> Result<()> {
         match what {
             Happening::Complete => return self.complete(at, goal, display),
+            Happening::Metadata(metainfo) => {
+                self.shown.learn(metainfo);
+                self.arrived.1 = Instant::now();
+            }
             // The state that comes with the next tick says the same, and which pieces are there.
             Happening::Failed(_) => return Ok(()),
             Happening::Started { .. } | Happening::Piece(_) => self.arrived.1 = Instant::now(),
@@ -248,17 +252,23 @@ impl Run {
     /// Compares the state with the goal; also makes good for events that were missed.
     fn judge(&mut self, at: usize, goal: &Goal, display: &mut dyn Display) -> Result<()> {
         let arrived = self.state.downloaded + self.state.wasted;
-        if arrived != self.arrived.0 || self.state.phase != Phase::Downloading {
+        if let (None, Some(metainfo)) = (&self.shown.metainfo, self.state.metainfo.clone()) {
+            // Its event was missed, or comes later.
+            self.shown.learn(&metainfo);
+        }
+        let is_waiting = matches!(self.state.phase, Phase::Downloading | Phase::Metadata);
+        if arrived != self.arrived.0 || !is_waiting {
             self.arrived = (arrived, Instant::now());
         }
         match &self.state.phase {
             Phase::Failed(error) => {
                 // The engine counts the pieces; which files they belong to is what a person can act on.
                 let is_damage = goal.seed_only && error.ends_with("missing or bad");
-                let error = match self.state.bitfield.as_ref().filter(|_| is_damage) {
-                    Some(have) => format!(
+                let have = self.state.bitfield.as_ref().filter(|_| is_damage);
+                let error = match have.zip(self.shown.metainfo.as_ref()) {
+                    Some((have, metainfo)) => format!(
                         "{}; `castanet get` into the same folder fetches what is missing",
-                        damage::sentence(&self.shown.metainfo, have)
+                        damage::sentence(metainfo, have)
                     ),
                     None => error.clone(),
                 };

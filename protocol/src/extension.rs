@@ -1,7 +1,8 @@
-//! The extension protocol's handshake: who understands which extension under which id (BEP 10).
+//! The extension protocol: which extensions there are, and the handshake in which each side says which of them it
+//! understands under which id (BEP 10).
 //!
-//! Everything in it is optional, repeated handshakes update what was said, and what a stranger says is cut to sane
-//! sizes. `upload_only` is BEP 21, `metadata_size` BEP 9.
+//! Everything in the handshake is optional, repeated handshakes update what was said, and what a stranger says is cut
+//! to sane sizes. `upload_only` is BEP 21, `metadata_size` BEP 9.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,12 +22,46 @@ const LONGEST_NAME: usize = 64;
 /// The longest client name that is kept, in characters.
 const LONGEST_CLIENT: usize = 64;
 /// The largest metadata that is believed, in bytes: that of three million pieces.
-const LARGEST_METADATA: u32 = 64 << 20;
+pub const LARGEST_METADATA: u32 = 64 << 20;
+
+/// An extension that Castanet speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Extension {
+    /// The info dictionary from peers (BEP 9).
+    Metadata,
+    /// Peers from peers (BEP 11).
+    Pex,
+}
+
+impl Extension {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Metadata, Self::Pex];
+
+    /// Its name in the extended handshake.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Metadata => "ut_metadata",
+            Self::Pex => "ut_pex",
+        }
+    }
+    /// The id under which we want its messages: not 0, and the same on every connection.
+    pub fn id(self) -> u8 {
+        match self {
+            Self::Metadata => 1,
+            Self::Pex => 2,
+        }
+    }
+    /// The extension that we gave this id.
+    pub fn from_id(id: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|extension| extension.id() == id)
+    }
+}
 
 /// What a peer says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExtendedHandshake {
-    /// `m`: extensions by name and the sender's id for each, never 0. At most [`MOST_EXTENSIONS`].
+    /// `m`: extensions by name and the sender's id for each; 0 takes one back. At most [`MOST_EXTENSIONS`].
     pub messages: Vec<(Box<str>, u8)>,
     /// `v`: the client's name and version, printable; empty if it does not say.
     pub client: Box<str>,
@@ -55,9 +90,9 @@ pub enum ExtensionError {
 }
 
 impl ExtendedHandshake {
-    /// The sender's id for an extension, such as `ut_metadata`.
-    pub fn id_of(&self, name: &str) -> Option<u8> {
-        self.messages.iter().find(|(known, _)| **known == *name).map(|(_, id)| *id)
+    /// The sender's id for an extension: 0 if it takes it back, `None` if it does not mention it.
+    pub fn id_of(&self, extension: Extension) -> Option<u8> {
+        self.messages.iter().find(|(known, _)| **known == *extension.name()).map(|(_, id)| *id)
     }
 
     /// As the payload of the extended message [`HANDSHAKE_ID`].
@@ -104,7 +139,7 @@ impl ExtendedHandshake {
         let dict = bencode::scan(payload, limits)?.root.as_dict().ok_or(ExtensionError::NoDictionary)?;
         let messages = dict.dict("m").into_iter().flatten().filter_map(|(name, id)| {
             let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= LONGEST_NAME)?;
-            let id = u8::try_from(id.as_int()?).ok().filter(|id| *id != HANDSHAKE_ID)?;
+            let id = u8::try_from(id.as_int()?).ok()?;
             Some((name.into(), id))
         });
         Ok(Self {
@@ -158,9 +193,20 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&bytes), text);
         ours.messages.sort();
         assert_eq!(ExtendedHandshake::decode(&bytes), Ok(ours.clone()));
-        assert_eq!((ours.id_of("ut_metadata"), ours.id_of("ut_hole")), (Some(2), None));
+        assert_eq!((ours.id_of(Extension::Metadata), ours.id_of(Extension::Pex)), (Some(2), Some(1)));
         let empty = ExtendedHandshake::default();
-        assert_eq!(ExtendedHandshake::decode(&empty.encode()), Ok(empty));
+        assert_eq!(ExtendedHandshake::decode(&empty.encode()), Ok(empty.clone()));
+        assert_eq!(empty.id_of(Extension::Pex), None);
+    }
+
+    #[test]
+    fn every_extension_has_a_name_and_an_id_of_its_own() {
+        for extension in Extension::ALL {
+            assert_eq!(Extension::from_id(extension.id()), Some(extension));
+            assert_ne!(extension.id(), HANDSHAKE_ID);
+            assert!(Extension::ALL.iter().all(|other| *other == extension || other.name() != extension.name()));
+        }
+        assert_eq!(Extension::from_id(HANDSHAKE_ID), None);
     }
 
     #[test]
@@ -168,8 +214,11 @@ mod tests {
         let lies =
             b"d1:md1:ai0e1:bi256e1:ci-1e1:d1:x1:ei7ee13:metadata_sizei0e1:pi70000e4:reqqi-5e1:v3:a\nb6:yourip3:abce";
         let read = ExtendedHandshake::decode(lies).unwrap();
-        let expected =
-            ExtendedHandshake { messages: vec![("e".into(), 7)], client: "ab".into(), ..ExtendedHandshake::default() };
+        let expected = ExtendedHandshake {
+            messages: vec![("a".into(), 0), ("e".into(), 7)],
+            client: "ab".into(),
+            ..ExtendedHandshake::default()
+        };
         assert_eq!(read, expected);
         assert_eq!(ExtendedHandshake::decode(b"le"), Err(ExtensionError::NoDictionary));
         assert!(matches!(ExtendedHandshake::decode(b"d1:m"), Err(ExtensionError::Bencode(_))));

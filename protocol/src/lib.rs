@@ -5,11 +5,14 @@
 
 pub mod assembly;
 pub mod dht;
+pub mod diagnosis;
 pub mod extension;
+pub mod metadata;
 pub mod peer;
 pub mod picker;
 pub mod rate;
 pub mod swarm;
+pub mod timeline;
 pub mod tracker;
 pub mod unchoke;
 pub mod wire;

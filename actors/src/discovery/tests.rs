@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use castanet_core::{
     InfoHashV1, InfoHashes, PeerId,
-    seams::discovery::{Me, PeerCandidate, PeerFate, PeerOutcome, Progress, SwarmInfo},
+    seams::discovery::{DiscoveryError, Me, PeerCandidate, PeerFate, PeerOutcome, Progress, SwarmInfo},
 };
 use futures_util::stream;
 use tokio::{
@@ -73,8 +73,8 @@ struct Rig {
     script: Arc<Script>,
     stopped: UnboundedReceiver<ChildStopped>,
     found: UnboundedReceiver<PeersFound>,
-    noted: UnboundedReceiver<PluginNoted>,
-    links: (Recipient<PeersFound>, Recipient<PluginNoted>),
+    said: UnboundedReceiver<PluginSaid>,
+    links: (Recipient<PeersFound>, Recipient<PluginSaid>, Recipient<NeighbourTold>),
 }
 
 fn rig(mood: Mood) -> Rig {
@@ -84,22 +84,24 @@ fn rig(mood: Mood) -> Rig {
         events: Mutex::default(),
         alive: Arc::default(),
     });
-    let ((parent, stopped), (found, found_heard), (noted, noted_heard)) = (probe(), probe(), probe());
+    let ((parent, stopped), (found, found_heard), (said, said_heard)) = (probe(), probe(), probe());
+    let (told, _) = probe();
     let host = Discovery::new(script.clone(), parent).start();
-    Rig { host, script, stopped, found: found_heard, noted: noted_heard, links: (found, noted) }
+    Rig { host, script, stopped, found: found_heard, said: said_heard, links: (found, said, told) }
 }
 
 impl Rig {
     async fn watch(&self, torrent: u64, private: bool) {
         let info_hashes = InfoHashes::v1(InfoHashV1([1; 20]));
-        let (found, noted) = self.links.clone();
+        let (found, said, told) = self.links.clone();
         let watch = Watch {
             torrent: TorrentId(torrent),
             info: SwarmInfo { private, ..SwarmInfo::new(info_hashes) },
             me: Me { peer_id: PeerId([1; 20]), port: 0, key: 0 },
             progress: watch::Sender::new(Progress::default()).subscribe(),
             found,
-            noted,
+            said,
+            told,
         };
         self.host.send(watch).await.unwrap();
         settle().await;
@@ -119,8 +121,9 @@ async fn a_plugin_that_fails_is_asked_again_with_growing_pauses() {
     let pauses: Vec<_> = asked.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
     assert_eq!(pauses[..8], [5, 10, 20, 40, 80, 160, 320, 600]);
     assert!(pauses[8..].iter().all(|pause| *pause == 600) && pauses.len() > 15);
-    let noted = drain(&mut rig.noted);
-    assert!(noted.len() == asked.len() && noted.iter().all(|noted| noted.failed && noted.text == "not today"));
+    let said = drain(&mut rig.said);
+    let is_failure = |said: &PluginSaid| matches!(&said.said, Err(error) if error.to_string() == "not today");
+    assert!(said.len() == asked.len() && said.iter().all(is_failure));
     *rig.script.mood.lock().unwrap() = Mood::Stays;
     assert_eq!(hear(&mut rig.found).await.peers[0].addr, address(9));
 }
@@ -184,7 +187,7 @@ async fn leaving_ends_the_work_at_once_and_the_good_bye_in_time() {
     tell(&rig.host.clone().recipient(), Leave { torrent: TorrentId(3), within });
     settle().await;
     assert_eq!(rig.streams(), 0);
-    rig.host.send(CloseDiscovery).await.unwrap();
+    rig.host.send(CloseDiscovery { within: Duration::from_secs(1) }).await.unwrap();
     assert_eq!(hear(&mut rig.stopped).await.reason, ExitReason::Asked);
 }
 

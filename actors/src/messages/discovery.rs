@@ -5,11 +5,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use castanet_core::{
     PluginName, TorrentId,
-    seams::discovery::{Me, PeerCandidate, PeerOutcome, Progress, SwarmInfo},
+    seams::discovery::{DiscoveryError, Found, Heard, Me, News, PeerCandidate, PeerOutcome, Progress, Say, SwarmInfo},
 };
 use tokio::sync::watch;
 
-/// Find peers for this torrent from now on.
+/// Find peers for this torrent from now on. Sent again it tells what has changed: more trackers, or the private flag.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct Watch {
@@ -23,8 +23,10 @@ pub struct Watch {
     pub progress: watch::Receiver<Progress>,
     /// Takes what is found.
     pub found: Recipient<PeersFound>,
-    /// Takes what the user should know.
-    pub noted: Recipient<PluginNoted>,
+    /// Takes what else the plugin says.
+    pub said: Recipient<PluginSaid>,
+    /// Takes what connected peers shall be told.
+    pub told: Recipient<NeighbourTold>,
 }
 
 /// Stop looking, without a good-bye.
@@ -57,10 +59,28 @@ pub struct PeersFared {
     pub outcomes: Vec<PeerOutcome>,
 }
 
-/// End.
+/// Something about a connected peer, for plugins with an extension of their own (BEP 10).
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct CloseDiscovery;
+pub struct NeighbourHeard {
+    /// The torrent.
+    pub torrent: TorrentId,
+    /// What.
+    pub heard: Heard,
+}
+
+/// Something that concerns no single torrent.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct Hear(pub News);
+
+/// Save what shall be known next time, and end; answered when that is done or the time is up.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct CloseDiscovery {
+    /// How long it may take.
+    pub within: Duration,
+}
 
 /// To a torrent: a plugin found peers.
 #[derive(Message, Debug)]
@@ -72,16 +92,22 @@ pub struct PeersFound {
     pub peers: Vec<PeerCandidate>,
 }
 
-/// To a torrent: a plugin has something to say to the user.
+/// To a torrent: what a plugin says besides the peers it finds.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct PluginNoted {
+pub struct PluginSaid {
     /// Which plugin.
     pub plugin: PluginName,
-    /// One sentence.
-    pub text: String,
-    /// Is it about something that failed?
-    pub failed: bool,
-    /// The address by which others see us (BEP 24), if that is the news.
-    pub external: Option<std::net::IpAddr>,
+    /// What.
+    pub said: Result<Found, DiscoveryError>,
+}
+
+/// To a torrent: a plugin wants a connected peer to be told something.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct NeighbourTold {
+    /// The plugin's extension.
+    pub extension: &'static str,
+    /// Whom, and what.
+    pub say: Say,
 }

@@ -4,9 +4,59 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
-use castanet_core::{BlockRef, PieceIndex};
+use castanet_core::{Bitfield, BlockRef, Geometry, PieceIndex};
+use castanet_protocol::extension::Extension;
 
+use super::{
+    pieces::{BlocksLost, BlocksReceived, PeerHas, PeerJoined, PeerLeft, PeerSuggested, WantWork},
+    storage::ReadRange,
+};
 use crate::{budget::Permit, lifecycle::ExitReason};
+
+/// Whom a peer tells once the metadata are known.
+#[derive(Debug, Clone)]
+pub struct PieceLinks {
+    /// Piece manager: a connection is open.
+    pub joined: Recipient<PeerJoined>,
+    /// Piece manager: what the remote has.
+    pub has: Recipient<PeerHas>,
+    /// Piece manager: what the remote suggests.
+    pub suggested: Recipient<PeerSuggested>,
+    /// Piece manager: it is gone.
+    pub left: Recipient<PeerLeft>,
+    /// Piece manager: it could be asked for more.
+    pub want: Recipient<WantWork>,
+    /// Piece manager: blocks came.
+    pub received: Recipient<BlocksReceived>,
+    /// Piece manager: requests came to nothing.
+    pub lost: Recipient<BlocksLost>,
+    /// Storage: read for the remote.
+    pub read: Recipient<ReadRange>,
+}
+
+/// The metadata are known: join the piece manager and go on as any other connection (BEP 9).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Adopt {
+    /// The torrent's shape.
+    pub geometry: Geometry,
+    /// The pieces that we have.
+    pub have: Bitfield,
+    /// Bytes of the metadata.
+    pub metadata_size: u32,
+    /// Whom to tell from now on.
+    pub links: PieceLinks,
+}
+
+/// Say this to the remote by an extension; it is dropped if the remote does not offer that one (BEP 10).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct SayExtended {
+    /// Which.
+    pub extension: Extension,
+    /// What.
+    pub payload: Bytes,
+}
 
 /// Ask the remote for these blocks.
 #[derive(Message, Debug)]

@@ -1,37 +1,78 @@
 //! What the session is told and asked, and how a torrent is described to it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use castanet_core::{Metainfo, TorrentId, seams::storage::Allocation};
+use castanet_core::{InfoHashes, Metainfo, PluginName, TorrentId, magnet::Magnet, seams::storage::Allocation};
 use castanet_protocol::picker::Priority;
 use tokio::sync::{broadcast, watch};
 
 use super::torrent::{TorrentEvent, TorrentSnapshot};
 
+/// What is known of a torrent when it is added.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Everything: what a .torrent file says.
+    File(Arc<Metainfo>),
+    /// Its info-hash and perhaps where to look; the rest comes from peers (BEP 9).
+    Link(Arc<Magnet>),
+}
+
+impl Source {
+    /// Which torrent it is.
+    pub fn info_hashes(&self) -> InfoHashes {
+        match self {
+            Self::File(metainfo) => metainfo.info_hashes,
+            Self::Link(magnet) => magnet.info_hashes,
+        }
+    }
+}
+
+/// Decides how much each file is wanted, in the torrent's order, once the files are known. Files beyond the end of the
+/// answer are wanted normally. An error fails the torrent with these words.
+#[derive(Clone)]
+pub struct Choose(pub Arc<dyn Fn(&Metainfo) -> Result<Vec<Priority>, String> + Send + Sync>);
+
+impl Choose {
+    /// Everything is wanted normally.
+    pub fn everything() -> Self {
+        Self(Arc::new(|_| Ok(Vec::new())))
+    }
+}
+
+impl fmt::Debug for Choose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Choose")
+    }
+}
+
 /// What a torrent shall do.
 #[derive(Debug, Clone)]
 pub struct TorrentSpec {
-    /// What the .torrent file says.
-    pub metainfo: Arc<Metainfo>,
+    /// What is known of it.
+    pub source: Source,
     /// The folder that holds, or will hold, its file or folder.
     pub folder: PathBuf,
     /// Whether space is reserved beforehand.
     pub allocation: Allocation,
     /// Pieces in order instead of rarest first.
     pub sequential: bool,
-    /// How much each file is wanted, in the torrent's order; beyond the end: normal.
-    pub priorities: Vec<Priority>,
+    /// How much each file is wanted.
+    pub choose: Choose,
     /// Peers to dial at once, as HOST:PORT.
     pub peers: Vec<String>,
     /// Trackers besides the torrent's own.
     pub trackers: Vec<String>,
+    /// The only discovery plugins that may serve it, however public it turns out to be; `None`: all that would.
+    pub allow: Option<Vec<PluginName>>,
     /// Hash everything, whatever the resume data say.
     pub recheck: bool,
     /// End after the check, without connecting to anyone.
     pub check_only: bool,
     /// Never download: fail after the check if anything is missing.
     pub seed_only: bool,
+    /// Find peers and shake hands with them, but open no files and move no pieces.
+    pub discover_only: bool,
 }
 
 /// Add a torrent and start it.

@@ -3,11 +3,23 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use castanet_core::{Bitfield, Moment, PeerKey, PieceIndex, PluginName, TorrentId, seams::transport::Connection};
-use castanet_protocol::wire::Handshake;
+use castanet_core::{
+    Bitfield, Metainfo, Moment, PeerKey, PieceIndex, PluginName, TorrentId,
+    seams::{
+        discovery::{Discovery, Milestone, SwarmSize},
+        transport::Connection,
+    },
+};
+use castanet_protocol::{
+    diagnosis::Diagnosis,
+    extension::Extension,
+    swarm::{DialFailure, Worth},
+    timeline::Timeline,
+    wire::Handshake,
+};
 
-use super::discovery::{PeersFared, TorrentCompleted, Unwatch, Watch};
-use crate::messages::discovery::Leave;
+use super::discovery::{Hear, Leave, NeighbourHeard, PeersFared, TorrentCompleted, Unwatch, Watch};
+use crate::metered::{Cost, Meter};
 
 /// Go on after a pause.
 #[derive(Message, Debug)]
@@ -41,12 +53,19 @@ pub struct PeerArrived {
     pub inbound: bool,
 }
 
+/// A dial of ours opened a connection; the handshake follows.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct DialOpened;
+
 /// A dial of ours came to nothing.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct DialFailed {
     /// Whom we dialled.
     pub(crate) addr: SocketAddr,
+    /// Why, for the swarm.
+    pub(crate) kind: DialFailure,
     /// Why, in words.
     pub(crate) reason: String,
 }
@@ -78,9 +97,27 @@ pub enum PeerChange {
         port: Option<u16>,
         /// It wants nothing (BEP 21).
         upload_only: bool,
+        /// The extensions that it offers and we know.
+        extensions: Vec<Extension>,
+        /// Bytes of the metadata that it could give (BEP 9).
+        metadata_size: Option<u32>,
     },
+    /// Its DHT node listens on this UDP port (BEP 5).
+    DhtPort(u16),
     /// It has every piece.
     IsSeed,
+}
+
+/// A peer says something by an extension that we offer (BEP 10).
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PeerSaid {
+    /// Who.
+    pub peer: PeerKey,
+    /// By which extension.
+    pub extension: Extension,
+    /// What.
+    pub payload: bytes::Bytes,
 }
 
 /// Twice a second while anything moves.
@@ -152,6 +189,10 @@ pub struct StorageFailed {
 pub struct PluginStarted {
     /// Its name.
     pub plugin: PluginName,
+    /// The plugin itself, for what it can be asked at any time.
+    pub seam: Arc<dyn Discovery>,
+    /// What it has spent.
+    pub meter: Arc<Meter>,
     /// Takes the torrent to look for.
     pub watch: Recipient<Watch>,
     /// Ends that.
@@ -162,6 +203,10 @@ pub struct PluginStarted {
     pub completed: Recipient<TorrentCompleted>,
     /// Takes what became of its peers.
     pub fared: Recipient<PeersFared>,
+    /// Takes what connected peers say by its extension.
+    pub neighbour: Recipient<NeighbourHeard>,
+    /// Takes what concerns no single torrent.
+    pub hear: Recipient<Hear>,
 }
 
 /// What a torrent is doing.
@@ -170,6 +215,8 @@ pub enum Phase {
     /// Reading resume data, opening files.
     #[default]
     Opening,
+    /// Asking peers for what a .torrent file would say (BEP 9).
+    Metadata,
     /// Hashing what is on disk.
     Checking,
     /// Fetching pieces.
@@ -187,6 +234,14 @@ pub enum Phase {
 pub struct TorrentSnapshot {
     /// What it is doing.
     pub phase: Phase,
+    /// What the torrent is, once that is known.
+    pub metainfo: Option<Arc<Metainfo>>,
+    /// What each discovery plugin brought and spent, by name.
+    pub plugins: Arc<[PluginReport]>,
+    /// The stations from the start to the complete download.
+    pub timeline: Timeline,
+    /// Why nothing arrives, or little, with its evidence.
+    pub why: Option<Arc<Diagnosis>>,
     /// Bytes of the torrent.
     pub length: u64,
     /// Wanted bytes that are missing.
@@ -230,11 +285,27 @@ impl TorrentSnapshot {
     /// How far it is, 0 to 100, rounded down; while checking, how far the check is.
     pub fn percent(&self) -> u32 {
         let (done, all) = match self.phase {
+            Phase::Metadata => (0, 1),
             Phase::Checking => (u64::from(self.checked), u64::from(self.to_check)),
             _ => (self.length - self.left.min(self.length), self.length),
         };
         (u128::from(done) * 100).checked_div(u128::from(all)).unwrap_or(100) as u32
     }
+}
+
+/// What a discovery plugin brought to a torrent, and what it spent.
+#[derive(Debug, Clone)]
+pub struct PluginReport {
+    /// What it brought.
+    pub worth: Worth,
+    /// When it named the first peer, counted from the torrent's start.
+    pub first_after: Option<Duration>,
+    /// What it spent, for all torrents of the session together.
+    pub cost: Cost,
+    /// Its own words on how it fares.
+    pub condition: Option<String>,
+    /// The largest size of the swarm that one of its instances told.
+    pub swarm: Option<SwarmSize>,
 }
 
 /// Something that happened in a torrent, for observers.
@@ -252,6 +323,12 @@ pub struct TorrentEvent {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Happening {
+    /// What the torrent is has come from peers, or from where its link pointed.
+    Metadata(Arc<Metainfo>),
+    /// A station was reached for the first time.
+    Reached(Milestone),
+    /// Pieces arrive, but slowly, and why.
+    Slow(String),
     /// The files are checked (or vouched for), the torrent starts.
     Started {
         /// Verified pieces.

@@ -27,12 +27,12 @@ use crate::{
     mail::tell,
     messages::{
         peer::{
-            Announce, BytesRead, BytesWritten, Cancel, Disconnect, RangeRead, ReadEnded, Refill, Request, SetChoke,
-            SetInterest, Suggest,
+            Adopt, Announce, BytesRead, BytesWritten, Cancel, Disconnect, PieceLinks, RangeRead, ReadEnded, Refill,
+            Request, SayExtended, SetChoke, SetInterest, Suggest,
         },
         pieces::{BlocksLost, BlocksReceived, PeerHas, PeerJoined, PeerLeft, PeerSuggested, WantWork},
         storage::{Block, ReadRange},
-        torrent::{PeerChange, PeerChanged, PeerReport},
+        torrent::{PeerChange, PeerChanged, PeerReport, PeerSaid},
     },
     throttle::Throttle,
 };
@@ -45,24 +45,12 @@ const REPORT: Duration = Duration::from_millis(500);
 /// Whom a peer tells.
 #[derive(Debug, Clone)]
 pub struct PeerLinks {
-    /// Piece manager: a connection is open.
-    pub joined: Recipient<PeerJoined>,
-    /// Piece manager: what the remote has.
-    pub has: Recipient<PeerHas>,
-    /// Piece manager: what the remote suggests.
-    pub suggested: Recipient<PeerSuggested>,
-    /// Piece manager: it is gone.
-    pub left: Recipient<PeerLeft>,
-    /// Piece manager: it could be asked for more.
-    pub want: Recipient<WantWork>,
-    /// Piece manager: blocks came.
-    pub received: Recipient<BlocksReceived>,
-    /// Piece manager: requests came to nothing.
-    pub lost: Recipient<BlocksLost>,
-    /// Storage: read for the remote.
-    pub read: Recipient<ReadRange>,
+    /// Those it works with; `None` until the metadata are known and the files open.
+    pub pieces: Option<PieceLinks>,
     /// Torrent: something changed.
     pub changed: Recipient<PeerChanged>,
+    /// Torrent: the remote speaks by an extension.
+    pub said: Recipient<PeerSaid>,
     /// Torrent: how much moved.
     pub report: Recipient<PeerReport>,
     /// The parent.
@@ -142,7 +130,9 @@ impl Peer {
         }
         if !self.received.is_empty() {
             let blocks = std::mem::take(&mut self.received);
-            tell(&self.links.received, BlocksReceived { peer: self.key, blocks });
+            if let Some(work) = &self.links.pieces {
+                tell(&work.received, BlocksReceived { peer: self.key, blocks });
+            }
         }
         match verdict {
             Err(reason @ (CloseReason::Silent | CloseReason::DoesNotRead)) => {
@@ -155,6 +145,7 @@ impl Peer {
 
     fn act(&mut self, output: Output, permit: &mut Permit, now: Moment, ctx: &mut Context<Self>) {
         let peer = self.key;
+        let work = self.links.pieces.as_ref();
         match output {
             Output::Send(frames) => self.send(frames, false, ctx),
             Output::SendBlock { header, data } => {
@@ -167,7 +158,9 @@ impl Peer {
                 let permit = permit.split(data.len());
                 self.received.push(Block { block, data, permit });
             }
-            Output::Lost(blocks) => tell(&self.links.lost, BlocksLost { peer, blocks }),
+            Output::Lost(blocks) => work.into_iter().for_each(|work| {
+                tell(&work.lost, BlocksLost { peer, blocks: blocks.clone() });
+            }),
             Output::Room(room) => self.want(room, None, now),
             Output::FastRoom { blocks, pieces } => self.want(blocks, Some(pieces), now),
             Output::Has(haves) => {
@@ -179,27 +172,40 @@ impl Peer {
                 if is_seed {
                     self.change(PeerChange::IsSeed);
                 }
-                tell(&self.links.has, PeerHas { peer, haves });
+                if let Some(work) = &self.links.pieces {
+                    tell(&work.has, PeerHas { peer, haves });
+                }
             }
             Output::Choked(yes) => self.change(PeerChange::ChokesUs(yes)),
             Output::Interested(yes) => self.change(PeerChange::Interested(yes)),
             Output::Snubbed(yes) => self.change(PeerChange::Snubbed(yes)),
             Output::Read(range) => {
-                tell(&self.links.read, ReadRange { range, reply: ctx.address().recipient() });
+                if let Some(work) = work {
+                    tell(&work.read, ReadRange { range, reply: ctx.address().recipient() });
+                }
             }
             Output::ExtendedHandshake(hello) => self.change(PeerChange::Introduced {
                 client: hello.client.clone(),
                 port: hello.port,
                 upload_only: hello.upload_only,
+                extensions: self.machine.offers().collect(),
+                metadata_size: hello.metadata_size,
             }),
-            Output::Suggested(piece) => tell(&self.links.suggested, PeerSuggested { peer, piece }),
-            // Foreign extensions and DHT ports are listened to when their plugins are there.
+            Output::Extended { extension, payload } => tell(&self.links.said, PeerSaid { peer, extension, payload }),
+            Output::DhtPort(port) => self.change(PeerChange::DhtPort(port)),
+            Output::Suggested(piece) => {
+                if let Some(work) = work {
+                    tell(&work.suggested, PeerSuggested { peer, piece });
+                }
+            }
             _ => {}
         }
     }
 
     fn want(&self, room: usize, only: Option<Vec<castanet_core::PieceIndex>>, now: Moment) {
-        tell(&self.links.want, WantWork { peer: self.key, room, rate: self.down.rate(now), only });
+        if let Some(work) = &self.links.pieces {
+            tell(&work.want, WantWork { peer: self.key, room, rate: self.down.rate(now), only });
+        }
     }
 
     fn change(&self, change: PeerChange) {
@@ -248,6 +254,21 @@ impl Peer {
         }
     }
 
+    /// Reports for work to the piece manager.
+    fn join(&self, ctx: &Context<Self>) {
+        let (Some(work), me) = (&self.links.pieces, ctx.address()) else { return };
+        tell(
+            &work.joined,
+            PeerJoined {
+                peer: self.key,
+                request: me.clone().recipient(),
+                cancel: me.clone().recipient(),
+                interest: me.clone().recipient(),
+                suggest: me.recipient(),
+            },
+        );
+    }
+
     fn close(&mut self, reason: ExitReason, ctx: &mut Context<Self>) {
         self.exit.get_or_insert(reason);
         ctx.stop();
@@ -260,16 +281,7 @@ impl Actor for Peer {
     fn started(&mut self, ctx: &mut Self::Context) {
         let Some((connection, early)) = self.connection.take() else { return };
         let me = ctx.address();
-        tell(
-            &self.links.joined,
-            PeerJoined {
-                peer: self.key,
-                request: me.clone().recipient(),
-                cancel: me.clone().recipient(),
-                interest: me.clone().recipient(),
-                suggest: me.clone().recipient(),
-            },
-        );
+        self.join(ctx);
         let (reader, writer) = connection.io.split();
         let (outgoing, frames) = mpsc::channel(MOST_FRAMES);
         self.outgoing = Some(outgoing);
@@ -281,7 +293,9 @@ impl Actor for Peer {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.report();
-        tell(&self.links.left, PeerLeft(self.key));
+        if let Some(work) = &self.links.pieces {
+            tell(&work.left, PeerLeft(self.key));
+        }
         let reason = self.exit.take().unwrap_or(ExitReason::Unexplained);
         tracing::debug!(peer = %self.addr, ?reason, "connection ended");
         tell(&self.links.parent, ChildStopped { child: Child::Peer(self.key), reason });
@@ -360,6 +374,24 @@ impl Handler<RangeRead> for Peer {
             None => Input::ReadFailed(range),
         };
         self.feed(input, &mut Permit::default(), ctx);
+    }
+}
+
+impl Handler<SayExtended> for Peer {
+    type Result = ();
+    fn handle(&mut self, SayExtended { extension, payload }: SayExtended, ctx: &mut Self::Context) {
+        self.feed(Input::Extended { extension, payload: &payload }, &mut Permit::default(), ctx);
+    }
+}
+
+impl Handler<Adopt> for Peer {
+    type Result = ();
+    fn handle(&mut self, Adopt { geometry, have, metadata_size: size, links }: Adopt, ctx: &mut Self::Context) {
+        if self.links.pieces.is_none() {
+            self.links.pieces = Some(links);
+            self.join(ctx);
+            self.feed(Input::Metadata { geometry, have, size }, &mut Permit::default(), ctx);
+        }
     }
 }
 

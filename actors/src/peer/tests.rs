@@ -31,7 +31,7 @@ fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
     let ((left, left_heard), (parent, stopped)) = (probe(), probe());
     let ((report, report_heard), (changed, changed_heard)) = (probe(), probe());
     let (lost, lost_heard) = probe();
-    let links = PeerLinks {
+    let work = PieceLinks {
         joined,
         has: probe().0,
         suggested: probe().0,
@@ -40,13 +40,12 @@ fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
         received,
         lost,
         read: probe().0,
-        changed,
-        report,
-        parent,
     };
+    let links = PeerLinks { pieces: Some(work), changed, said: probe().0, report, parent };
     let geometry = Geometry::new(u64::from(PIECES) << 18, 256 << 10).unwrap();
     let config = PeerConfig {
-        geometry,
+        geometry: Some(geometry),
+        metadata_size: None,
         have: Bitfield::new(geometry.pieces()),
         fast: true,
         extended: false,

@@ -28,6 +28,7 @@ use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
+use crate::messages::session::Choose;
 use crate::{
     disk::DiskPool,
     messages::{
@@ -180,16 +181,18 @@ impl Machine {
     }
     fn spec(&self) -> TorrentSpec {
         TorrentSpec {
-            metainfo: self.metainfo.clone(),
+            source: Source::File(self.metainfo.clone()),
             folder: "/d".into(),
             allocation: Default::default(),
             sequential: false,
-            priorities: Vec::new(),
+            choose: Choose::everything(),
             peers: Vec::new(),
             trackers: Vec::new(),
+            allow: None,
             recheck: false,
             check_only: false,
             seed_only: false,
+            discover_only: false,
         }
     }
     fn handshake(&self, id: u8) -> Handshake {

@@ -1,6 +1,7 @@
 //! Tests of the first 68 bytes.
 
-use castanet_protocol::wire::HANDSHAKE_LENGTH;
+use castanet_core::PeerId;
+use castanet_protocol::wire::{HANDSHAKE_LENGTH, Reserved};
 
 use super::*;
 use crate::testing::{address, connection};
@@ -12,8 +13,13 @@ fn hello(info_hash: [u8; 20]) -> Vec<u8> {
     Handshake { reserved: Reserved::ours(), info_hash, peer_id }.to_bytes().to_vec()
 }
 
-fn ours(hash: &[u8; 20]) -> Option<PeerId> {
-    (*hash == HASH).then_some(PeerId([1; 20]))
+/// Ours.
+fn handshake() -> Handshake {
+    Handshake { reserved: Reserved::ours().with_dht(true), info_hash: HASH, peer_id: PeerId([1; 20]) }
+}
+
+fn ours(hash: &[u8; 20]) -> Option<Handshake> {
+    (*hash == HASH).then(handshake)
 }
 
 #[tokio::test(start_paused = true)]
@@ -25,9 +31,9 @@ async fn both_sides_learn_of_each_other_and_nothing_that_follows_is_lost() {
     assert_eq!((theirs.peer_id, &early[..]), (PeerId([2; 20]), &bytes[HANDSHAKE_LENGTH..]));
     let mut answer = [0; HANDSHAKE_LENGTH];
     remote.io.read_exact(&mut answer).await.unwrap();
-    assert_eq!(Handshake::parse(&answer).unwrap().unwrap().peer_id, PeerId([1; 20]));
+    assert_eq!(Handshake::parse(&answer), Ok(Some(handshake())));
     remote.io.write_all(&bytes).await.unwrap();
-    let (theirs, early) = outbound(&mut connection, HASH, PeerId([1; 20])).await.unwrap();
+    let (theirs, early) = outbound(&mut connection, handshake()).await.unwrap();
     assert_eq!((theirs.info_hash, early.len()), (HASH, 5));
 }
 
@@ -54,7 +60,7 @@ async fn strangers_liars_and_sleepers_are_refused() {
         let (mut connection, mut remote) = connection(address(2), 4096);
         remote.io.write_all(&bytes).await.unwrap();
         let shaken = match outward {
-            true => outbound(&mut connection, HASH, PeerId([1; 20])).await,
+            true => outbound(&mut connection, handshake()).await,
             false => inbound(&mut connection, ours).await,
         };
         shaken.unwrap_err()

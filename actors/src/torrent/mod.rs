@@ -4,8 +4,10 @@
 //! observers what happens, plugins what became of their peers. A piece manager or storage that dies fails the
 //! torrent; a peer that dies is forgotten. Ends on `Stop`, when everything is saved and said.
 //!
-//! `start` opens and checks, `peers` dials, accepts and chokes, `save` saves and stops, `observe` reports.
+//! `start` opens and checks, `metadata` learns from peers what the torrent is, `finds` hears the plugins, `peers` dials, accepts and chokes, `save` saves and stops, `observe` reports.
 
+mod finds;
+mod metadata;
 mod observe;
 mod peers;
 mod save;
@@ -15,16 +17,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use castanet_core::{
-    Bitfield, Geometry, Moment, PeerId, PieceIndex, TorrentId,
+    Bitfield, Geometry, Metainfo, Moment, PeerId, PieceIndex, PluginName, TorrentId,
     seams::{
-        discovery::Progress,
+        discovery::{Milestone, Progress},
         resume::{ResumeKey, ResumeLock},
         storage::Storage as StorageSeam,
     },
 };
 use castanet_protocol::{
+    diagnosis::Diagnosis,
     rate::Meter,
     swarm::{Swarm, SwarmConfig},
+    timeline::Timeline,
     unchoke::{Choker, ChokerConfig},
 };
 use tokio::{
@@ -38,7 +42,7 @@ use crate::{
     messages::{
         discovery::{Leave, Unwatch},
         pieces::ClosePieces,
-        session::TorrentSpec,
+        session::{Source, TorrentSpec},
         storage::CloseStorage,
         torrent::{BytesWasted, Happening, Phase, PluginStarted, StorageFailed, TorrentEvent, TorrentSnapshot},
     },
@@ -49,6 +53,8 @@ use crate::{
 };
 use peers::Connected;
 
+/// What is said of a torrent that has no v1 pieces.
+pub(crate) const ONLY_V2: &str = "this is a BitTorrent v2-only torrent, which Castanet cannot download yet";
 /// How often the torrent looks after itself and its observers are told.
 const TICK: Duration = Duration::from_millis(250);
 /// How long completed pieces are gathered before peers are told.
@@ -64,14 +70,25 @@ pub struct Torrent {
     key: u32,
     pieces_seed: u64,
     info_hash: [u8; 20],
-    geometry: Geometry,
+    /// What the torrent is, once that is known.
+    metainfo: Option<Arc<Metainfo>>,
+    /// Its shape; that of nothing before.
+    geometry: Option<Geometry>,
+    /// Asks peers what it is.
+    fetching: Option<metadata::Fetching>,
     parent: Recipient<ChildStopped>,
     plugins: Vec<PluginStarted>,
+    /// How each of them fares.
+    standings: BTreeMap<PluginName, finds::Standing>,
+    /// Trackers by tier: the torrent's, the user's, and what plugins found.
+    trackers: Vec<Vec<String>>,
     events: broadcast::Sender<TorrentEvent>,
     state: watch::Sender<TorrentSnapshot>,
     progress: watch::Sender<Progress>,
 
     phase: Phase,
+    /// Peers are met although no pieces can move yet, since there were some before the files were opened.
+    met_early: bool,
     opened: Option<Opened>,
     have: Bitfield,
     left: u64,
@@ -92,7 +109,11 @@ pub struct Torrent {
     up: Meter,
     totals: Totals,
     quiet_since: Moment,
-    stalled: Option<String>,
+    /// When pieces could begin to arrive.
+    began: Moment,
+    timeline: Timeline,
+    /// Why nothing arrives, or little.
+    why: Option<Arc<Diagnosis>>,
     saved: save::Saved,
     stopping: bool,
     /// Paused before it had begun: it begins so.
@@ -131,12 +152,20 @@ impl Torrent {
         state: watch::Sender<TorrentSnapshot>,
     ) -> Self {
         let now = shared.clock.now();
-        let geometry = spec.metainfo.info.geometry();
         // Engines with neighbouring seeds must not meet the same torrent under the same peer id.
         let mut random = fastrand::Rng::with_seed(shared.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ id.0);
         let me = PeerId::generate(|| random.u8(..));
         let config = SwarmConfig { most_connections: shared.config.most_connections, ..SwarmConfig::default() };
         let swarm = Swarm::new(config, &shared.listening(), me, random.u64(..));
+        let mut trackers = match &spec.source {
+            Source::File(metainfo) => metainfo.trackers.clone(),
+            Source::Link(link) => link.trackers.iter().map(|url| vec![url.clone()]).collect(),
+        };
+        if !spec.trackers.is_empty() {
+            trackers.push(spec.trackers.clone());
+        }
+        let mut plugins = plugins;
+        plugins.retain(|plugin| is_allowed(&spec, &plugin.plugin));
         let peer_shared = PeerShared {
             clock: shared.clock.clone(),
             budget: shared.budget.clone(),
@@ -149,17 +178,22 @@ impl Torrent {
             me,
             key: random.u32(..),
             pieces_seed: random.u64(..),
-            info_hash: spec.metainfo.info_hashes.wire(),
-            geometry,
+            info_hash: spec.source.info_hashes().wire(),
+            metainfo: None,
+            geometry: None,
+            fetching: None,
             parent,
             plugins,
+            standings: BTreeMap::new(),
+            trackers,
             events,
             state,
             progress: watch::Sender::new(Progress::default()),
             phase: Phase::Opening,
+            met_early: false,
             opened: None,
-            have: Bitfield::new(geometry.pieces()),
-            left: geometry.length(),
+            have: Bitfield::new(0),
+            left: 0,
             checking: None,
             storage: None,
             pieces: None,
@@ -174,7 +208,9 @@ impl Torrent {
             up: Meter::new(now),
             totals: Totals::default(),
             quiet_since: now,
-            stalled: None,
+            began: now,
+            timeline: Timeline::new(now),
+            why: None,
             saved: save::Saved::default(),
             stopping: false,
             begin_paused: false,
@@ -188,8 +224,20 @@ impl Torrent {
         self.shared.clock.now()
     }
 
+    /// Are peers met?
     fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Downloading | Phase::Seeding)
+        match self.phase {
+            Phase::Metadata | Phase::Downloading | Phase::Seeding => true,
+            Phase::Opening | Phase::Checking => self.met_early && !self.stopping,
+            Phase::Paused | Phase::Failed(_) => false,
+        }
+    }
+
+    /// A station was reached.
+    fn reach(&mut self, milestone: Milestone, at: Moment) {
+        if self.timeline.reach(milestone, at) {
+            self.happened(Happening::Reached(milestone));
+        }
     }
 
     fn happened(&self, what: Happening) {
@@ -244,11 +292,21 @@ impl Torrent {
     }
 }
 
+/// May this plugin serve the torrent at all?
+fn is_allowed(spec: &TorrentSpec, plugin: &PluginName) -> bool {
+    spec.allow.as_ref().is_none_or(|allowed| allowed.contains(plugin))
+}
+
 impl Actor for Torrent {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.open(ctx);
+        match self.spec.source.clone() {
+            Source::File(metainfo) if self.spec.discover_only => self.look_only(Some(metainfo), ctx),
+            Source::File(metainfo) => self.open(metainfo, ctx),
+            Source::Link(_) if self.spec.discover_only => self.look_only(None, ctx),
+            Source::Link(_) => self.recall(ctx),
+        }
         ctx.run_interval(TICK, |torrent, ctx| torrent.tick(ctx));
     }
 
@@ -262,8 +320,12 @@ impl Actor for Torrent {
 impl Handler<PluginStarted> for Torrent {
     type Result = ();
     fn handle(&mut self, started: PluginStarted, ctx: &mut Self::Context) {
+        if !is_allowed(&self.spec, &started.plugin) {
+            return;
+        }
         if self.is_running() {
             tell(&started.watch, self.watch_order(ctx));
+            self.introduce_neighbours(&started);
         }
         self.plugins.retain(|plugin| plugin.plugin != started.plugin);
         self.plugins.push(started);

@@ -3,11 +3,17 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use actix::prelude::*;
-use castanet_core::{Moment, PeerKey, seams::transport::DialOptions};
+use castanet_core::{
+    Bitfield, Moment, PeerKey,
+    seams::{discovery::Milestone, transport::DialOptions},
+};
 use castanet_protocol::{
+    extension::Extension,
+    metadata::Given,
     peer::{PeerConfig, PeerTiming},
-    swarm::{CloseKind, Opened, Verdict},
+    swarm::{CloseKind, DialFailure, Opened, Verdict},
     unchoke::PeerView,
+    wire::{Handshake, Reserved},
 };
 
 use super::{GATHER, Torrent};
@@ -15,10 +21,10 @@ use crate::{
     lifecycle::ExitReason,
     mail::tell,
     messages::{
-        discovery::{PeersFared, PeersFound, PluginNoted},
-        peer::{Announce, Disconnect, SetChoke},
+        discovery::PeersFared,
+        peer::{Adopt, Announce, Disconnect, PieceLinks, SetChoke},
         torrent::{
-            DialFailed, Happening, PeerArrived, PeerChange, PeerChanged, PeerReport, Phase, PieceCompleted,
+            DialFailed, DialOpened, Happening, PeerArrived, PeerChange, PeerChanged, PeerReport, Phase, PieceCompleted,
             PieceRejected,
         },
     },
@@ -29,10 +35,22 @@ use crate::{
 /// An open connection as its torrent sees it.
 pub(super) struct Connected {
     pub(super) remote: SocketAddr,
-    peer: Addr<Peer>,
-    view: PeerView,
+    pub(super) peer: Addr<Peer>,
+    pub(super) view: PeerView,
     pub(super) chokes_us: bool,
     pub(super) is_seed: bool,
+    /// It connected to us.
+    pub(super) inbound: bool,
+    /// Where it accepts connections, if that is known.
+    pub(super) listens: Option<SocketAddr>,
+    /// It has said what it understands (BEP 10).
+    is_introduced: bool,
+    /// The extensions that it understands.
+    pub(super) extensions: Vec<Extension>,
+    /// It offers metadata (BEP 9).
+    pub(super) gives_metadata: bool,
+    /// How much metadata it was given.
+    pub(super) metadata_given: Given,
     downloaded: u64,
     uploaded: u64,
     /// Why we closed it, if we did.
@@ -45,25 +63,35 @@ impl Torrent {
         while self.is_running()
             && let Some(dial) = self.swarm.next_dial(self.now())
         {
+            if !self.may_meet(dial.addr) {
+                self.swarm.dial_failed(dial.addr, DialFailure::Other, self.now());
+                continue;
+            }
             let (transports, info_hash, me) = (self.shared.transports.clone(), self.info_hash, self.me);
             let (arrived, failed) = (ctx.address().recipient(), ctx.address().recipient());
+            let opened = ctx.address().recipient();
+            let ours = Handshake { reserved: Reserved::ours().with_dht(true), info_hash, peer_id: me };
             while self.dials.try_join_next().is_some() {}
             self.dials.spawn_local(async move {
                 let addr = dial.addr;
-                let mut reason = "no transport can reach it".to_string();
+                let mut failure = (DialFailure::Unreachable, "no transport can reach it".to_string());
                 for transport in transports.iter() {
                     let options = DialOptions { swarm: Some(info_hash), ..DialOptions::default() };
                     let attempt = async {
-                        let mut connection = transport.dial(addr, options).await.map_err(|error| error.to_string())?;
-                        let (handshake, early) = shake::outbound(&mut connection, info_hash, me).await?;
-                        Ok::<_, String>(PeerArrived { connection, handshake, early, inbound: false })
+                        let dialled = transport.dial(addr, options).await;
+                        let mut connection = dialled.map_err(|error| (DialFailure::of(&error), error.to_string()))?;
+                        tell(&opened, DialOpened);
+                        let shaken = shake::outbound(&mut connection, ours).await;
+                        let (handshake, early) = shaken.map_err(|reason| (DialFailure::Handshake, reason))?;
+                        Ok::<_, (DialFailure, String)>(PeerArrived { connection, handshake, early, inbound: false })
                     };
                     match attempt.await {
                         Ok(peer) => return tell(&arrived, peer),
-                        Err(error) => reason = error,
+                        Err(error) => failure = error,
                     }
                 }
-                tell(&failed, DialFailed { addr, reason });
+                let (kind, reason) = failure;
+                tell(&failed, DialFailed { addr, kind, reason });
             });
         }
         self.feed_back();
@@ -74,7 +102,7 @@ impl Torrent {
         let (now, remote) = (self.now(), connection.remote);
         if !self.is_running() {
             if !inbound {
-                self.swarm.dial_failed(remote, now);
+                self.swarm.dial_failed(remote, DialFailure::Other, now);
             }
             return;
         }
@@ -104,29 +132,27 @@ impl Torrent {
                 return tracing::warn!(peer = %remote, %error, "connection cannot change threads");
             }
         };
+        let work = self.work_links();
+        let has_extensions = handshake.reserved.extended();
+        // Without files open nothing can move, whatever is known of the torrent.
         let config = PeerConfig {
-            geometry: self.geometry,
-            have: self.have.clone(),
+            geometry: self.geometry.filter(|_| work.is_some()),
+            have: work.as_ref().map_or_else(|| Bitfield::new(0), |_| self.have.clone()),
+            metadata_size: self.metainfo.as_ref().map(|metainfo| metainfo.info_bytes.len() as u32),
             fast: handshake.reserved.fast(),
             extended: handshake.reserved.extended(),
             remote: remote.ip(),
             info_hash: self.info_hash,
             listen_port: self.shared.port(),
-            dht_port: None,
+            dht_port: self.dht_port().filter(|_| handshake.reserved.dht()),
             timing: PeerTiming::default(),
-            extensions: Default::default(),
+            extensions: self.extensions(),
         };
-        let (Some(pieces), Some(storage), me) = (&self.pieces, &self.storage, ctx.address()) else { return };
+        let me = ctx.address();
         let links = PeerLinks {
-            joined: pieces.clone().recipient(),
-            has: pieces.clone().recipient(),
-            suggested: pieces.clone().recipient(),
-            left: pieces.clone().recipient(),
-            want: pieces.clone().recipient(),
-            received: pieces.clone().recipient(),
-            lost: pieces.clone().recipient(),
-            read: storage.clone().recipient(),
+            pieces: work,
             changed: me.clone().recipient(),
+            said: me.clone().recipient(),
             report: me.clone().recipient(),
             parent: me.recipient(),
         };
@@ -147,13 +173,49 @@ impl Torrent {
             view,
             chokes_us: true,
             is_seed: false,
+            inbound,
+            listens: (!inbound).then_some(remote),
+            is_introduced: false,
+            extensions: Vec::new(),
+            gives_metadata: false,
+            metadata_given: Given::default(),
             downloaded: 0,
             uploaded: 0,
             closing: None,
         };
         self.peers.insert(key, connected);
+        self.reach(Milestone::FirstHandshake, now);
         self.happened(Happening::PeerConnected { addr: remote, inbound });
+        if !has_extensions {
+            self.neighbour_joined(key);
+        }
         self.feed_back();
+    }
+
+    /// Whom peers work with, when pieces can move.
+    fn work_links(&self) -> Option<PieceLinks> {
+        let (pieces, storage) = (self.pieces.as_ref()?, self.storage.as_ref()?);
+        Some(PieceLinks {
+            joined: pieces.clone().recipient(),
+            has: pieces.clone().recipient(),
+            suggested: pieces.clone().recipient(),
+            left: pieces.clone().recipient(),
+            want: pieces.clone().recipient(),
+            received: pieces.clone().recipient(),
+            lost: pieces.clone().recipient(),
+            read: storage.clone().recipient(),
+        })
+    }
+
+    /// Lets those who were met before the files were open move pieces.
+    pub(super) fn adopt_all(&self) {
+        let (Some(metainfo), Some(geometry)) = (&self.metainfo, self.geometry) else { return };
+        for connected in self.peers.values() {
+            if let Some(links) = self.work_links() {
+                let (have, metadata_size) = (self.have.clone(), metainfo.info_bytes.len() as u32);
+                tell(&connected.peer.clone().recipient(), Adopt { geometry, have, metadata_size, links });
+            }
+        }
     }
 
     /// Closes a connection; the books are done when it has ended.
@@ -189,6 +251,10 @@ impl Torrent {
         });
         let now = self.now();
         self.swarm.closed(key, kind, now);
+        if let Some(fetching) = &mut self.fetching {
+            fetching.peer_gone(key);
+        }
+        self.neighbour_left(connected.remote);
         self.happened(Happening::PeerLost { addr: connected.remote, reason: reason.to_string() });
         if connected.view.interested && !connected.view.choked {
             self.fill_slots();
@@ -243,6 +309,7 @@ impl Torrent {
     /// Every wanted piece is here.
     fn complete(&mut self, ctx: &mut Context<Self>) {
         self.phase = Phase::Seeding;
+        self.reach(Milestone::Complete, self.now());
         self.announce();
         for plugin in &self.plugins {
             tell(&plugin.completed, crate::messages::discovery::TorrentCompleted(self.id));
@@ -268,35 +335,17 @@ impl Torrent {
     }
 }
 
-impl Handler<PeersFound> for Torrent {
+impl Handler<DialOpened> for Torrent {
     type Result = ();
-    fn handle(&mut self, PeersFound { plugin, peers }: PeersFound, ctx: &mut Self::Context) {
-        let now = self.now();
-        for peer in peers {
-            let (addr, instance) = (peer.addr, peer.instance.clone());
-            if self.swarm.found(&plugin, vec![peer], now) > 0 {
-                self.happened(Happening::PeerFound { addr, plugin: plugin.clone(), instance });
-            }
-        }
-        self.dial(ctx);
-    }
-}
-
-impl Handler<PluginNoted> for Torrent {
-    type Result = ();
-    fn handle(&mut self, noted: PluginNoted, _: &mut Self::Context) {
-        if let Some(ip) = noted.external {
-            self.swarm.set_external(ip);
-        } else {
-            self.happened(Happening::Notice(format!("{}: {}", noted.plugin, noted.text)));
-        }
+    fn handle(&mut self, _: DialOpened, _: &mut Self::Context) {
+        self.reach(Milestone::FirstConnected, self.now());
     }
 }
 
 impl Handler<DialFailed> for Torrent {
     type Result = ();
-    fn handle(&mut self, DialFailed { addr, reason }: DialFailed, ctx: &mut Self::Context) {
-        self.swarm.dial_failed(addr, self.now());
+    fn handle(&mut self, DialFailed { addr, kind, reason }: DialFailed, ctx: &mut Self::Context) {
+        self.swarm.dial_failed(addr, kind, self.now());
         self.happened(Happening::PeerLost { addr, reason });
         self.dial(ctx);
     }
@@ -311,7 +360,7 @@ impl Handler<PeerArrived> for Torrent {
 
 impl Handler<PeerChanged> for Torrent {
     type Result = ();
-    fn handle(&mut self, PeerChanged { peer, change }: PeerChanged, _: &mut Self::Context) {
+    fn handle(&mut self, PeerChanged { peer, change }: PeerChanged, ctx: &mut Self::Context) {
         let now = self.now();
         let Some(connected) = self.peers.get_mut(&peer) else { return };
         match change {
@@ -321,10 +370,24 @@ impl Handler<PeerChanged> for Torrent {
             }
             PeerChange::ChokesUs(yes) => connected.chokes_us = yes,
             PeerChange::Snubbed(yes) => connected.view.snubbed = yes,
-            PeerChange::Introduced { port, .. } => {
+            PeerChange::Introduced { port, extensions, metadata_size, .. } => {
                 if let Some(port) = port {
+                    let listens = SocketAddr::new(connected.remote.ip(), port);
+                    connected.listens.get_or_insert(listens);
                     self.swarm.listens(peer, port, now);
                 }
+                connected.gives_metadata = extensions.contains(&Extension::Metadata) && metadata_size.is_some();
+                let is_new = std::mem::replace(&mut connected.is_introduced, true);
+                let could_give = connected.gives_metadata.then_some(metadata_size).flatten();
+                connected.extensions = extensions;
+                if !is_new {
+                    self.neighbour_joined(peer);
+                }
+                self.could_give_metadata(peer, could_give, ctx);
+            }
+            PeerChange::DhtPort(port) => {
+                let node = SocketAddr::new(connected.remote.ip(), port);
+                self.dht_node(node);
             }
             PeerChange::IsSeed => {
                 connected.is_seed = true;
@@ -368,6 +431,7 @@ impl Handler<PieceCompleted> for Torrent {
         self.have.set(piece);
         self.left = left;
         self.saved.is_dirty = true;
+        self.reach(Milestone::FirstPiece, self.now());
         self.happened(Happening::Piece(piece));
         self.fresh.push(piece);
         if left == 0 && self.phase == Phase::Downloading {
@@ -390,7 +454,7 @@ impl Handler<PieceCompleted> for Torrent {
 impl Handler<PieceRejected> for Torrent {
     type Result = ();
     fn handle(&mut self, PieceRejected { piece, contributors }: PieceRejected, _: &mut Self::Context) {
-        self.totals.wasted += u64::from(self.geometry.length_of(piece));
+        self.totals.wasted += self.geometry.map_or(0, |geometry| u64::from(geometry.length_of(piece)));
         self.happened(Happening::PieceRejected(piece));
         let is_sole = contributors.len() == 1;
         for key in contributors {

@@ -5,7 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use castanet_core::{Bitfield, Moment, seams::resume::ResumeRecord, seams::storage::FileStamp};
+use castanet_core::{
+    Bitfield, Moment,
+    seams::resume::{ResumeKey, ResumeRecord},
+    seams::storage::FileStamp,
+};
 use futures_util::future::{OptionFuture, join_all};
 use tokio::sync::{Mutex, oneshot};
 
@@ -71,7 +75,7 @@ impl Torrent {
             stamps,
             uploaded: self.totals.uploaded_before + self.totals.uploaded,
             downloaded: self.totals.downloaded_before + self.totals.downloaded,
-            info: None,
+            info: self.fetched_info(),
         };
         let (shared, turn) = (self.shared.clone(), self.saved.turn.clone());
         let key = self.opened.as_ref().map(|opened| opened.key.clone());
@@ -88,6 +92,16 @@ impl Torrent {
             })));
             let _ = written.await;
         }
+    }
+
+    /// Whose record it is.
+    pub(super) fn resume_key(&self) -> ResumeKey {
+        ResumeKey { info_hashes: self.spec.source.info_hashes(), root: self.spec.folder.clone() }
+    }
+
+    /// Leaves the peers that were met before the files were open: the torrent was paused meanwhile.
+    pub(super) fn part(&mut self) -> ResponseActFuture<Self, ()> {
+        self.wind_up(GOOD_BYE, &ExitReason::Asked)
     }
 
     /// Closes all connections, says good-bye, writes what is held and saves.
@@ -153,11 +167,11 @@ impl Handler<Stop> for Torrent {
 impl Handler<Pause> for Torrent {
     type Result = ();
     fn handle(&mut self, _: Pause, ctx: &mut Self::Context) {
-        if self.is_running() {
+        if matches!(self.phase, Phase::Opening | Phase::Checking) {
+            self.begin_paused = true;
+        } else if self.is_running() {
             self.phase = Phase::Paused;
             ctx.spawn(self.wind_up(GOOD_BYE, &ExitReason::Asked).map(|(), torrent: &mut Self, _| torrent.publish()));
-        } else if matches!(self.phase, Phase::Opening | Phase::Checking) {
-            self.begin_paused = true;
         }
     }
 }
@@ -166,8 +180,12 @@ impl Handler<Resume> for Torrent {
     type Result = ();
     fn handle(&mut self, _: Resume, ctx: &mut Self::Context) {
         self.begin_paused = false;
-        if self.phase == Phase::Paused && !self.stopping && !self.spec.check_only && self.pieces.is_some() {
-            self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
+        if self.phase == Phase::Paused && !self.stopping && !self.spec.check_only {
+            self.phase = match &self.pieces {
+                None => Phase::Metadata,
+                Some(_) if self.left == 0 => Phase::Seeding,
+                Some(_) => Phase::Downloading,
+            };
             self.meet(ctx);
             self.publish();
         }

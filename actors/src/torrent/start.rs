@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use castanet_core::{
-    Bitfield, PieceIndex,
+    Bitfield, Geometry, Metainfo, PieceIndex,
     seams::{
-        discovery::{Me, Progress, SwarmInfo},
-        resume::{ResumeKey, ResumeRecord, vouched},
+        discovery::{Me, Milestone, Progress, SwarmInfo},
+        resume::{ResumeRecord, vouched},
         storage::{FileStamp, Layout},
     },
 };
@@ -20,6 +20,7 @@ use crate::{
     mail::tell,
     messages::{
         discovery::Watch,
+        session::Source,
         storage::{CheckPieces, ReportTo},
         torrent::{Happening, Phase, PiecesChecked},
     },
@@ -52,9 +53,15 @@ struct Found {
 
 impl Torrent {
     /// Claims and opens the files on a disk thread, then goes on to the check.
-    pub(super) fn open(&mut self, ctx: &mut Context<Self>) {
-        let layout = self.spec.metainfo.info.layout(&self.spec.folder, self.spec.allocation);
-        let key = ResumeKey { info_hashes: self.spec.metainfo.info_hashes, root: layout.root.clone() };
+    pub(super) fn open(&mut self, metainfo: Arc<Metainfo>, ctx: &mut Context<Self>) {
+        let (layout, geometry) =
+            (metainfo.info.layout(&self.spec.folder, self.spec.allocation), metainfo.info.geometry());
+        self.phase = Phase::Opening;
+        self.metainfo = Some(metainfo);
+        self.geometry = Some(geometry);
+        self.have = Bitfield::new(geometry.pieces());
+        self.left = geometry.length();
+        let key = self.resume_key();
         let (resume, factory) = (self.shared.resume.clone(), self.shared.storage.clone());
         let (done, opened) = oneshot::channel();
         let is_check = self.spec.check_only || self.spec.seed_only;
@@ -73,18 +80,18 @@ impl Torrent {
             let _ = done.send(open().map(|found| (found, layout)));
         };
         self.shared.disk.submit(Job::Other(Box::new(job)));
-        ctx.spawn(opened.into_actor(self).map(|found, torrent, ctx| match found {
+        ctx.spawn(opened.into_actor(self).map(move |found, torrent, ctx| match found {
             _ if torrent.stopping => {}
-            Ok(Ok((found, layout))) => torrent.opened(found, &layout, ctx),
+            Ok(Ok((found, layout))) => torrent.opened(found, &layout, geometry, ctx),
             Ok(Err(error)) => torrent.fail(error, ctx),
             Err(_) => torrent.fail("an internal error ended a disk thread; nothing is lost".into(), ctx),
         }));
     }
 
-    fn opened(&mut self, found: Found, layout: &Layout, ctx: &mut Context<Self>) {
+    fn opened(&mut self, found: Found, layout: &Layout, geometry: Geometry, ctx: &mut Context<Self>) {
         let Found { opened, record, stamps } = found;
         if let Some(record) = record.as_ref().filter(|_| !self.spec.recheck) {
-            self.have = vouched(record, &stamps, layout, &self.geometry);
+            self.have = vouched(record, &stamps, layout, &geometry);
         }
         if let Some(record) = &record {
             self.totals.downloaded_before = record.downloaded;
@@ -94,9 +101,9 @@ impl Torrent {
         let links =
             StorageLinks { checked: me.clone().recipient(), failed: me.clone().recipient(), parent: me.recipient() };
         let (disk, budget) = (self.shared.disk.clone(), self.shared.budget.clone());
-        let storage = Storage::new(self.geometry, opened.storage.clone(), disk, budget, links).start();
+        let storage = Storage::new(geometry, opened.storage.clone(), disk, budget, links).start();
         self.opened = Some(opened);
-        let doubtful = self.doubtful(layout, &stamps);
+        let doubtful = self.doubtful(layout, &stamps, geometry);
         if doubtful.is_none() {
             self.storage = Some(storage);
             return self.begin(ctx);
@@ -109,8 +116,8 @@ impl Torrent {
     }
 
     /// The pieces that nobody vouches for and whose files are all there, at least in part.
-    fn doubtful(&self, layout: &Layout, stamps: &[FileStamp]) -> Bitfield {
-        let mut doubtful = Bitfield::full(self.geometry.pieces());
+    fn doubtful(&self, layout: &Layout, stamps: &[FileStamp], geometry: Geometry) -> Bitfield {
+        let mut doubtful = Bitfield::full(geometry.pieces());
         self.have.iter().for_each(|piece| {
             doubtful.clear(piece);
         });
@@ -120,7 +127,7 @@ impl Torrent {
             if !file.pad {
                 // What lies beyond the end of a file on disk was never written.
                 let there = stamp.length.unwrap_or(0).min(file.length);
-                for piece in self.geometry.pieces_of(start + there..end) {
+                for piece in geometry.pieces_of(start + there..end) {
                     doubtful.clear(PieceIndex(piece));
                 }
             }
@@ -132,7 +139,8 @@ impl Torrent {
     /// Files are open and checked: meets the peers, or ends here if only a check was wanted.
     fn begin(&mut self, ctx: &mut Context<Self>) {
         self.checking = None;
-        let (have, all) = (self.have.count(), self.geometry.pieces());
+        let (Some(metainfo), Some(geometry)) = (self.metainfo.clone(), self.geometry) else { return };
+        let (have, all) = (self.have.count(), geometry.pieces());
         if self.spec.seed_only && have < all {
             return self.fail(format!("{} of {all} pieces are missing or bad", all - have), ctx);
         }
@@ -144,16 +152,20 @@ impl Torrent {
             wasted: me.clone().recipient(),
             parent: me.recipient(),
         };
-        let metainfo = self.spec.metainfo.clone();
-        let mut pieces =
-            Pieces::new(metainfo, self.geometry, self.have.clone(), self.spec.sequential, self.pieces_seed, links);
-        for (piece, priority) in self.priorities() {
+        let wanted = match (self.spec.choose.0)(&metainfo) {
+            Ok(wanted) => priorities(&metainfo, geometry, &wanted),
+            Err(error) => return self.fail(error, ctx),
+        };
+        let (have, sequential) = (self.have.clone(), self.spec.sequential);
+        let mut pieces = Pieces::new(metainfo, geometry, have, sequential, self.pieces_seed, links);
+        for (piece, priority) in wanted {
             pieces.prioritise(piece..piece + 1, priority);
         }
         self.left = pieces.left();
         let pieces = pieces.start();
         tell(&storage.recipient(), ReportTo(pieces.clone().recipient()));
         self.pieces = Some(pieces);
+        self.began = self.now();
         self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
         if self.spec.check_only || self.begin_paused {
             self.phase = Phase::Paused;
@@ -164,11 +176,16 @@ impl Torrent {
         }
         self.happened(Happening::Started { have: self.have.count() });
         if self.left == 0 {
+            self.reach(Milestone::Complete, self.now());
             self.happened(Happening::Complete);
         }
         self.save(ctx);
+        let met_early = std::mem::take(&mut self.met_early);
         if self.is_running() {
             self.meet(ctx);
+            self.adopt_all();
+        } else if met_early {
+            ctx.spawn(self.part());
         }
         self.publish();
     }
@@ -178,50 +195,35 @@ impl Torrent {
         self.quiet_since = self.now();
         self.open_door(ctx);
         self.update_progress();
-        for plugin in &self.plugins {
-            tell(&plugin.watch, self.watch_order(ctx));
-        }
+        self.brief_plugins(ctx);
     }
 
-    /// Pieces that are not wanted as usual: a piece is wanted as much as the most wanted file it touches.
-    fn priorities(&self) -> Vec<(u32, Priority)> {
-        if self.spec.priorities.iter().all(|priority| *priority == Priority::Normal) {
-            return Vec::new();
+    /// What plugins may know of the torrent.
+    pub(super) fn swarm_info(&self) -> SwarmInfo {
+        let nodes = self.metainfo.iter().flat_map(|metainfo| &metainfo.nodes);
+        SwarmInfo {
+            info_hashes: self.spec.source.info_hashes(),
+            private: self.is_private(),
+            trackers: self.trackers.clone().into(),
+            peers: self.spec.peers.clone().into(),
+            nodes: nodes.map(|(host, port)| host_and_port(host, *port)).collect(),
+            link: match &self.spec.source {
+                Source::Link(link) => Some(link.clone()),
+                Source::File(_) => None,
+            },
         }
-        let mut of_piece: Vec<Option<Priority>> = vec![None; self.geometry.pieces() as usize];
-        for (at, file) in self.spec.metainfo.info.files.iter().enumerate() {
-            let wanted = self.spec.priorities.get(at).copied().unwrap_or(Priority::Normal);
-            let wanted = if file.pad { Priority::Skip } else { wanted };
-            for piece in self.geometry.pieces_of(file.offset..file.offset + file.length) {
-                let slot = &mut of_piece[piece as usize];
-                *slot = (*slot).max(Some(wanted));
-            }
-        }
-        let unusual = |(piece, wanted): (usize, Option<Priority>)| Some((piece as u32, wanted?));
-        of_piece.into_iter().enumerate().filter_map(unusual).filter(|(_, p)| *p != Priority::Normal).collect()
     }
 
     pub(super) fn watch_order(&self, ctx: &mut Context<Self>) -> Watch {
-        let metainfo = &self.spec.metainfo;
-        let mut trackers = metainfo.trackers.clone();
-        if !self.spec.trackers.is_empty() {
-            trackers.push(self.spec.trackers.clone());
-        }
         let me = ctx.address();
         Watch {
             torrent: self.id,
-            info: SwarmInfo {
-                info_hashes: metainfo.info_hashes,
-                private: metainfo.info.private,
-                trackers: trackers.into(),
-                peers: self.spec.peers.clone().into(),
-                nodes: Arc::default(),
-                link: None,
-            },
+            info: self.swarm_info(),
             me: Me { peer_id: self.me, port: self.shared.port(), key: self.key },
             progress: self.progress.subscribe(),
             found: me.clone().recipient(),
-            noted: me.recipient(),
+            said: me.clone().recipient(),
+            told: me.recipient(),
         }
     }
 
@@ -229,11 +231,34 @@ impl Torrent {
         let progress = Progress {
             uploaded: self.totals.uploaded,
             downloaded: self.totals.downloaded,
-            left: Some(self.left),
+            left: self.metainfo.as_ref().filter(|_| !self.spec.discover_only).map(|_| self.left),
             wanted: if self.is_running() { self.swarm.wanted() } else { 0 },
         };
         self.progress.send_if_modified(|old| std::mem::replace(old, progress.clone()) != progress);
     }
+}
+
+/// Pieces that are not wanted as usual: a piece is wanted as much as the most wanted file it touches.
+fn priorities(metainfo: &Metainfo, geometry: Geometry, wanted: &[Priority]) -> Vec<(u32, Priority)> {
+    if wanted.iter().all(|priority| *priority == Priority::Normal) {
+        return Vec::new();
+    }
+    let mut of_piece: Vec<Option<Priority>> = vec![None; geometry.pieces() as usize];
+    for (at, file) in metainfo.info.files.iter().enumerate() {
+        let wanted = wanted.get(at).copied().unwrap_or(Priority::Normal);
+        let wanted = if file.pad { Priority::Skip } else { wanted };
+        for piece in geometry.pieces_of(file.offset..file.offset + file.length) {
+            let slot = &mut of_piece[piece as usize];
+            *slot = (*slot).max(Some(wanted));
+        }
+    }
+    let unusual = |(piece, wanted): (usize, Option<Priority>)| Some((piece as u32, wanted?));
+    of_piece.into_iter().enumerate().filter_map(unusual).filter(|(_, p)| *p != Priority::Normal).collect()
+}
+
+/// HOST:PORT as people write it.
+fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl Handler<PiecesChecked> for Torrent {
@@ -242,7 +267,7 @@ impl Handler<PiecesChecked> for Torrent {
         let Some(checking) = &mut self.checking else { return };
         checking.left = checking.left.saturating_sub(digests.len() as u32);
         let is_over = checking.left == 0;
-        let metainfo = Arc::clone(&self.spec.metainfo);
+        let Some(metainfo) = self.metainfo.clone() else { return };
         for (piece, digest) in (first..).map(PieceIndex).zip(digests) {
             let expected = metainfo.info.pieces.as_ref().and_then(|pieces| pieces.digest(piece));
             if digest.is_some() && digest == expected {

@@ -8,14 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use castanet::{Allocation, EngineBuilder, Metainfo, Priority, Torrent};
+use castanet::{Allocation, EngineBuilder, Magnet, Metainfo, Priority, Torrent};
 
 use crate::{
     args::{Allocate, Common, Get},
     config::Settings,
     interrupt::{INTERRUPTED, Interrupt},
     network,
-    output::{self, Shown, human},
+    output::{self, Count, Shown, human},
     source::{self, Source},
     swarm::{self, Goal, Ready},
     values,
@@ -57,10 +57,15 @@ async fn torrents(get: &Get, web: &EngineBuilder) -> Result<Vec<(Shown, Torrent)
     let mut torrents = Vec::new();
     let mut known = BTreeSet::new();
     for text in &get.sources {
-        let metainfo = Source::torrent(text, web).await?;
-        source::ensure_v1(&metainfo, "download")?;
-        if known.insert(metainfo.info_hashes) {
-            torrents.push(torrent(get, metainfo)?);
+        let (hashes, torrent) = match Source::read(text, web).await? {
+            Source::Torrent(metainfo) => {
+                source::ensure_v1(&metainfo, "download")?;
+                (metainfo.info_hashes, torrent(get, metainfo)?)
+            }
+            Source::Magnet(link) => (link.info_hashes, from_link(get, (*link).into())),
+        };
+        if known.insert(hashes) {
+            torrents.push(torrent);
         }
     }
     Ok(torrents)
@@ -68,17 +73,38 @@ async fn torrents(get: &Get, web: &EngineBuilder) -> Result<Vec<(Shown, Torrent)
 
 fn torrent(get: &Get, metainfo: Arc<Metainfo>) -> Result<(Shown, Torrent)> {
     let priorities = values::priorities(&metainfo, &get.select, &get.priority).map_err(anyhow::Error::msg);
-    let name = human::escaped(&metainfo.info.name).into_owned();
-    let priorities = priorities.with_context(|| name.clone())?;
-    let folder = get.output.clone().unwrap_or_else(|| PathBuf::from("."));
+    let priorities = priorities.with_context(|| human::escaped(&metainfo.info.name).into_owned())?;
+    let shown = Shown::new(metainfo.clone(), wanted(&metainfo, &priorities));
+    let torrent = Torrent::new(metainfo, folder(get)).priorities(priorities);
+    Ok((shown, as_asked(torrent, get)))
+}
+
+/// Which files are wanted of a link is decided when they are known.
+fn from_link(get: &Get, link: Arc<Magnet>) -> (Shown, Torrent) {
+    let mut torrent = Torrent::from_magnet(link.clone(), folder(get));
+    let (select, priority) = (get.select.clone(), get.priority.clone());
+    let is_chosen = !select.is_empty() || !priority.is_empty();
+    let choose = move |metainfo: &Metainfo| values::priorities(metainfo, &select, &priority);
+    let count = if is_chosen {
+        torrent = torrent.choose(choose.clone());
+        Count(Arc::new(move |metainfo| wanted(metainfo, &choose(metainfo).unwrap_or_default())))
+    } else {
+        let link = link.clone();
+        Count(Arc::new(move |metainfo| wanted(metainfo, &castanet::selected(&link, metainfo))))
+    };
+    (Shown::link(&link, count), as_asked(torrent, get))
+}
+
+fn folder(get: &Get) -> PathBuf {
+    get.output.clone().unwrap_or_else(|| PathBuf::from("."))
+}
+
+fn as_asked(torrent: Torrent, get: &Get) -> Torrent {
     let allocation = match get.allocate {
         Some(Allocate::Full) => Allocation::Full,
         Some(Allocate::Sparse) | None => Allocation::Sparse,
     };
-    let shown = Shown::new(metainfo.clone(), wanted(&metainfo, &priorities));
-    let torrent =
-        Torrent::new(metainfo, folder).allocation(allocation).sequential(get.sequential).priorities(priorities);
-    Ok((shown, network::complete(torrent, &get.network)))
+    network::complete(torrent.allocation(allocation).sequential(get.sequential), &get.network)
 }
 
 /// Bytes of the pieces that hold something wanted.

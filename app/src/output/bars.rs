@@ -71,8 +71,16 @@ impl Display for Bars {
         }
         Ok(())
     }
-    fn happened(&mut self, _: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()> {
+    fn happened(&mut self, at: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()> {
         let is_in_bar = matches!(what, Happening::Stalled(_));
+        if let Happening::Metadata(_) = what {
+            if let Some(slot) = self.states.get_mut(at) {
+                slot.0 = torrent.wanted;
+            }
+            if let (true, Some(bar)) = (self.states.len() <= MOST_BARS, self.bars.get(at)) {
+                bar.set_prefix(short(&torrent.name));
+            }
+        }
         if let Some(text) = message(torrent, what).filter(|_| !is_in_bar) {
             say(&text);
         }

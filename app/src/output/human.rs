@@ -92,6 +92,13 @@ pub(crate) fn count(n: u64, what: &str) -> String {
 pub(crate) fn activity(state: &TorrentState, wanted: u64) -> String {
     match &state.phase {
         Phase::Opening => "opening files".into(),
+        Phase::Metadata => {
+            let mut text = format!("asking for the torrent, {}", count(state.peers.into(), "peer"));
+            if let Some(why) = &state.stalled {
+                let _ = write!(text, ", waiting: {}", escaped(why));
+            }
+            text
+        }
         Phase::Checking => {
             format!("checking what is there, {} of {}", state.checked, count(state.to_check.into(), "piece"))
         }
@@ -128,7 +135,7 @@ pub(crate) fn activity(state: &TorrentState, wanted: u64) -> String {
 pub(crate) fn percent(state: &TorrentState, wanted: u64) -> u64 {
     let (done, all) = match state.phase {
         Phase::Checking => (state.checked.into(), state.to_check.into()),
-        Phase::Opening => (0, 1),
+        Phase::Opening | Phase::Metadata => (0, 1),
         _ => (wanted - state.left.min(wanted), wanted),
     };
     (u128::from(done) * 100).checked_div(all.into()).unwrap_or(100) as u64

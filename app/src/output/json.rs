@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use castanet::{Happening, Phase, TorrentState, eta};
+use castanet::{Happening, Metainfo, Phase, PluginReport, TorrentState, eta, seams::discovery::Milestone, timeline};
 use serde::Serialize;
 
 use super::{Display, Shown, human, print};
@@ -28,22 +28,178 @@ struct Line<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
-    Listening { addresses: &'a [SocketAddr] },
-    Added { name: &'a str, wanted: u64 },
-    Metadata { name: &'a str, length: u64, piece_length: u32, pieces: u32, files: usize, private: bool },
-    Started { have: u32, pieces: u32 },
-    PeerFound { address: SocketAddr, plugin: &'a str, instance: &'a str },
-    PeerConnected { address: SocketAddr, inbound: bool },
-    PeerLost { address: SocketAddr, reason: &'a str },
-    Piece { index: u32 },
-    PieceRejected { index: u32 },
-    Notice { text: &'a str },
+    Listening {
+        addresses: &'a [SocketAddr],
+    },
+    Added {
+        name: &'a str,
+        wanted: Option<u64>,
+    },
+    Metadata {
+        name: &'a str,
+        length: u64,
+        piece_length: u32,
+        pieces: u32,
+        files: usize,
+        private: bool,
+    },
+    Started {
+        have: u32,
+        pieces: u32,
+    },
+    PeerFound {
+        address: SocketAddr,
+        plugin: &'a str,
+        instance: &'a str,
+    },
+    PeerConnected {
+        address: SocketAddr,
+        inbound: bool,
+    },
+    PeerLost {
+        address: SocketAddr,
+        reason: &'a str,
+    },
+    Piece {
+        index: u32,
+    },
+    PieceRejected {
+        index: u32,
+    },
+    Notice {
+        text: &'a str,
+    },
     Progress(Progress),
-    Stalled { why: &'a str },
+    Reached {
+        milestone: &'static str,
+    },
+    Stalled {
+        why: &'a str,
+    },
+    Slow {
+        why: &'a str,
+    },
     Complete,
-    Failed { error: &'a str },
+    Failed {
+        error: &'a str,
+    },
     Interrupted,
-    Summary { downloaded: u64, uploaded: u64, wasted: u64, pieces: u32, have: u32, left: u64 },
+    Summary {
+        downloaded: u64,
+        uploaded: u64,
+        wasted: u64,
+        pieces: u32,
+        have: u32,
+        left: u64,
+        timeline: Vec<Station>,
+        plugins: Vec<Plugin<'a>>,
+        why: Option<Why>,
+    },
+}
+
+/// A station of the timeline; `took` is the time since the one before it, so that all add up to the last `after`.
+#[derive(Serialize)]
+struct Station {
+    milestone: &'static str,
+    after: f64,
+    took: f64,
+}
+
+/// What a plugin brought and what it spent.
+#[derive(Serialize)]
+pub(crate) struct Plugin<'a> {
+    plugin: &'a str,
+    found: u64,
+    alone: u64,
+    connected: u64,
+    handshaken: u64,
+    useful: u64,
+    bytes: u64,
+    refused: u64,
+    banned: u64,
+    first_peer_after: Option<f64>,
+    packets_sent: u64,
+    packets_received: u64,
+    connections: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    condition: Option<&'a str>,
+    swarm: Option<Size>,
+}
+
+#[derive(Serialize)]
+struct Size {
+    seeds: u32,
+    leeches: u32,
+}
+
+/// Why it is slow: the sentence, and the reasons in their order by name.
+#[derive(Serialize)]
+struct Why {
+    text: String,
+    reasons: Vec<&'static str>,
+}
+
+impl Event<'_> {
+    fn metadata(metainfo: &Metainfo) -> Event<'_> {
+        let info = &metainfo.info;
+        Event::Metadata {
+            name: &info.name,
+            length: info.content_length(),
+            piece_length: info.piece_length,
+            pieces: info.geometry().pieces(),
+            files: info.files.iter().filter(|file| !file.pad).count(),
+            private: info.private,
+        }
+    }
+}
+
+impl<'a> Plugin<'a> {
+    /// The same for programs.
+    pub(crate) fn of(report: &'a PluginReport) -> Self {
+        let (worth, cost) = (&report.worth, &report.cost);
+        Self {
+            plugin: &worth.plugin.0,
+            found: worth.found,
+            alone: worth.alone,
+            connected: worth.connected,
+            handshaken: worth.handshaken,
+            useful: worth.useful,
+            bytes: worth.bytes,
+            refused: worth.refused,
+            banned: worth.banned,
+            first_peer_after: report.first_after.map(seconds),
+            packets_sent: cost.sent_packets,
+            packets_received: cost.received_packets,
+            connections: cost.connections,
+            bytes_sent: cost.sent_bytes,
+            bytes_received: cost.received_bytes,
+            condition: report.condition.as_deref(),
+            swarm: report.swarm.map(|size| Size { seeds: size.seeds, leeches: size.leeches }),
+        }
+    }
+}
+
+/// Milliseconds are precise enough.
+fn seconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// A station's name.
+fn milestone_name(milestone: Milestone) -> &'static str {
+    match milestone {
+        Milestone::Added => "added",
+        Milestone::NamesResolved => "names_resolved",
+        Milestone::Bootstrapped => "bootstrapped",
+        Milestone::LookedUp => "looked_up",
+        Milestone::FirstPeer => "first_peer",
+        Milestone::FirstConnected => "first_connected",
+        Milestone::FirstHandshake => "first_handshake",
+        Milestone::Metadata => "metadata",
+        Milestone::FirstPiece => "first_piece",
+        Milestone::Complete => "complete",
+        _ => "unknown",
+    }
 }
 
 #[derive(Serialize)]
@@ -82,7 +238,7 @@ impl Json {
     }
 
     fn print(&self, torrent: Option<&Shown>, event: Event<'_>) -> anyhow::Result<()> {
-        let at = (self.start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        let at = seconds(self.start.elapsed());
         let torrent = torrent.map(|torrent| torrent.info_hash.as_str());
         print(&serde_json::to_string(&Line { at, torrent, event })?)
     }
@@ -91,25 +247,20 @@ impl Json {
 impl Display for Json {
     fn added(&mut self, torrent: &Shown) -> anyhow::Result<()> {
         self.told.push((None, Phase::Opening));
-        let info = &torrent.metainfo.info;
-        let (name, wanted) = (info.name.as_str(), torrent.wanted);
+        let (name, wanted) = (torrent.name.as_str(), torrent.metainfo.as_ref().map(|_| torrent.wanted));
         self.print(Some(torrent), Event::Added { name, wanted })?;
-        let metadata = Event::Metadata {
-            name,
-            length: info.content_length(),
-            piece_length: info.piece_length,
-            pieces: info.geometry().pieces(),
-            files: info.files.iter().filter(|file| !file.pad).count(),
-            private: info.private,
-        };
-        self.print(Some(torrent), metadata)
+        match &torrent.metainfo {
+            Some(metainfo) => self.print(Some(torrent), Event::metadata(metainfo)),
+            None => Ok(()),
+        }
     }
 
     fn happened(&mut self, _: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()> {
         let event = match what {
-            Happening::Started { have } => {
-                Event::Started { have: *have, pieces: torrent.metainfo.info.geometry().pieces() }
-            }
+            Happening::Started { have } => Event::Started { have: *have, pieces: torrent.pieces() },
+            Happening::Metadata(metainfo) => Event::metadata(metainfo),
+            Happening::Reached(milestone) => Event::Reached { milestone: milestone_name(*milestone) },
+            Happening::Slow(why) => Event::Slow { why },
             Happening::PeerFound { addr, plugin, instance } => {
                 Event::PeerFound { address: *addr, plugin: &plugin.0, instance }
             }
@@ -136,6 +287,7 @@ impl Display for Json {
         let progress = Progress {
             phase: match state.phase {
                 Phase::Opening => "opening",
+                Phase::Metadata => "metadata",
                 Phase::Checking => "checking",
                 Phase::Downloading => "downloading",
                 Phase::Seeding => "seeding",
@@ -177,7 +329,16 @@ impl Display for Json {
     fn summary(&mut self, torrents: &[(Shown, TorrentState)]) -> anyhow::Result<()> {
         for (torrent, state) in torrents {
             let TorrentState { downloaded, uploaded, wasted, pieces, have, left, .. } = *state;
-            self.print(Some(torrent), Event::Summary { downloaded, uploaded, wasted, pieces, have, left })?;
+            let station = |phase: &timeline::Phase| Station {
+                milestone: milestone_name(phase.milestone),
+                after: seconds(phase.at),
+                took: seconds(phase.took),
+            };
+            let timeline = state.timeline.phases().iter().map(station).collect();
+            let plugins = state.plugins.iter().map(Plugin::of).collect();
+            let why = state.why.as_ref().map(|why| Why { text: why.to_string(), reasons: why.names() });
+            let summary = Event::Summary { downloaded, uploaded, wasted, pieces, have, left, timeline, plugins, why };
+            self.print(Some(torrent), summary)?;
         }
         Ok(())
     }

@@ -30,7 +30,10 @@ struct Told {
 impl Display for Lines {
     fn added(&mut self, torrent: &Shown) -> anyhow::Result<()> {
         self.told.push(Told { at: Some(Instant::now()), phase: Phase::Opening });
-        say(&format!("{}: {}", torrent.name, human::size(torrent.wanted)));
+        match torrent.metainfo {
+            Some(_) => say(&format!("{}: {}", torrent.name, human::size(torrent.wanted))),
+            None => say(&format!("{}: asking peers what it is", torrent.name)),
+        }
         Ok(())
     }
     fn happened(&mut self, _: usize, torrent: &Shown, what: &Happening) -> anyhow::Result<()> {

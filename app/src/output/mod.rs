@@ -4,6 +4,7 @@ pub(crate) mod bars;
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod lines;
+pub(crate) mod worth;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -11,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use castanet::{Happening, Metainfo, TorrentState};
+use castanet::{Happening, InfoHashes, Magnet, Metainfo, TorrentState};
 use indicatif::MultiProgress;
 
 /// The bars on the terminal, if there are any: messages are written above them.
@@ -64,24 +65,54 @@ pub(crate) struct Shown {
     pub(crate) name: String,
     /// Its info-hash in hexadecimal.
     pub(crate) info_hash: String,
-    /// What is in it.
-    pub(crate) metainfo: Arc<Metainfo>,
-    /// Bytes the user wants of it.
+    /// What is in it, once that is known.
+    pub(crate) metainfo: Option<Arc<Metainfo>>,
+    /// Bytes the user wants of it; 0 until they are known.
     pub(crate) wanted: u64,
+    /// Counts these bytes when a link has become a torrent.
+    count: Option<Count>,
+}
+
+/// Counts the bytes that the user wants of a torrent.
+#[derive(Clone)]
+pub(crate) struct Count(pub(crate) Arc<dyn Fn(&Metainfo) -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Count")
+    }
 }
 
 impl Shown {
     /// A torrent of which the user wants so many bytes.
     pub(crate) fn new(metainfo: Arc<Metainfo>, wanted: u64) -> Self {
-        let hashes = metainfo.info_hashes;
-        let info_hash = hashes.v1.map(|hash| hash.to_hex()).or_else(|| hashes.v2.map(|hash| hash.to_hex()));
-        Self {
-            name: human::escaped(&metainfo.info.name).into_owned(),
-            info_hash: info_hash.unwrap_or_default(),
-            metainfo,
-            wanted,
-        }
+        let (name, info_hash) = (human::escaped(&metainfo.info.name).into_owned(), hex(metainfo.info_hashes));
+        Self { name, info_hash, metainfo: Some(metainfo), wanted, count: None }
     }
+
+    /// A torrent of which no more is known than its link says.
+    pub(crate) fn link(link: &Magnet, count: Count) -> Self {
+        let info_hash = hex(link.info_hashes);
+        let name = link.name.as_deref().map_or_else(|| info_hash.clone(), |name| human::escaped(name).into_owned());
+        Self { name, info_hash, metainfo: None, wanted: 0, count: Some(count) }
+    }
+
+    /// The link has become a torrent.
+    pub(crate) fn learn(&mut self, metainfo: &Arc<Metainfo>) {
+        self.name = human::escaped(&metainfo.info.name).into_owned();
+        self.wanted = self.count.as_ref().map_or(metainfo.info.length, |count| (count.0)(metainfo));
+        self.metainfo = Some(metainfo.clone());
+    }
+
+    /// Pieces of the torrent; 0 until they are known.
+    pub(crate) fn pieces(&self) -> u32 {
+        self.metainfo.as_ref().map_or(0, |metainfo| metainfo.info.geometry().pieces())
+    }
+}
+
+fn hex(hashes: InfoHashes) -> String {
+    let hash = hashes.v1.map(|hash| hash.to_hex()).or_else(|| hashes.v2.map(|hash| hash.to_hex()));
+    hash.unwrap_or_default()
 }
 
 /// Shows how torrents fare. Fails only if stdout is gone.
@@ -139,9 +170,11 @@ fn message(torrent: &Shown, what: &Happening) -> Option<String> {
     let name = &torrent.name;
     match what {
         Happening::Started { have } if *have > 0 => {
-            let pieces = torrent.metainfo.info.geometry().pieces();
+            let pieces = torrent.pieces();
             (*have < pieces).then(|| format!("{name}: {have} of {pieces} pieces are there already"))
         }
+        Happening::Metadata(_) => Some(format!("{name}: {}", human::size(torrent.wanted))),
+        Happening::Slow(why) => Some(format!("{name}: slow: {}", human::plain(why))),
         Happening::PieceRejected(piece) => Some(format!("{name}: piece {piece} arrived damaged and is fetched again")),
         Happening::Notice(text) => Some(format!("{name}: {}", human::plain(text))),
         Happening::Stalled(why) => Some(format!("{name}: waiting: {}", human::plain(why))),
@@ -159,5 +192,14 @@ fn summary(torrents: &[(Shown, TorrentState)]) {
         };
         let (down, up) = (human::size(state.downloaded), human::size(state.uploaded));
         say(&format!("{}: {down} received, {up} sent{wasted}", torrent.name));
+    }
+    for (torrent, state) in torrents {
+        let is_link = torrent.count.is_some();
+        if is_link && !state.timeline.phases().is_empty() {
+            say(&format!("{}: {}", torrent.name, state.timeline));
+        }
+        for line in worth::table(&state.plugins) {
+            say(&line);
+        }
     }
 }

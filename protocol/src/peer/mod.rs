@@ -4,9 +4,15 @@
 //! (`requests`), when to read for the remote and when to refuse it (`uploads`), when to speak, when to wait and when
 //! to give up. It does not decide which blocks, nor whom to choke: the picker and the unchoker do.
 //!
+//! A connection may open before the torrent's metadata are known (BEP 9). Until [`Input::Metadata`] what the remote
+//! has is kept as it said it (`early`), nothing is asked for and nothing served; then all is judged and the
+//! connection goes on as any other.
+//!
 //! The connection ends when `handle` answers a [`CloseReason`]; what was put out before is still valid.
 
 mod allowed_fast;
+mod chatter;
+mod early;
 mod machine;
 mod requests;
 #[cfg(test)]
@@ -18,9 +24,14 @@ use std::{net::IpAddr, time::Duration};
 use bytes::{Bytes, BytesMut};
 use castanet_core::{Bitfield, BlockRef, Geometry, PieceIndex};
 
-use crate::{extension::ExtendedHandshake, wire::WireError};
+use crate::{
+    extension::{ExtendedHandshake, Extension},
+    wire::WireError,
+};
 
 pub use allowed_fast::allowed_fast;
+pub use chatter::{CHATTER_RATE, MOST_CHATTER};
+pub use early::{MOST_EARLY_HAVES, MOST_EARLY_SUGGESTIONS};
 pub use machine::{MOST_UNASKED, MOST_UNSENT_CONTROL, PeerMachine};
 pub use requests::{FIRST_CREDIT, LEAST_CREDIT, MOST_REQUESTS};
 pub use uploads::{LARGEST_READ, LEAST_UNSENT, MOST_REMOTE_REQUESTS, UNSENT_TARGET};
@@ -28,10 +39,12 @@ pub use uploads::{LARGEST_READ, LEAST_UNSENT, MOST_REMOTE_REQUESTS, UNSENT_TARGE
 /// What a connection needs to know from its start.
 #[derive(Debug, Clone)]
 pub struct PeerConfig {
-    /// The torrent's shape.
-    pub geometry: Geometry,
-    /// The pieces that we have.
+    /// The torrent's shape; `None` until the metadata are known.
+    pub geometry: Option<Geometry>,
+    /// The pieces that we have; empty until the metadata are known.
     pub have: Bitfield,
+    /// Bytes of the metadata if we have them to give (BEP 9).
+    pub metadata_size: Option<u32>,
     /// Both sides set the fast bit (BEP 6).
     pub fast: bool,
     /// Both sides set the extension bit (BEP 10).
@@ -42,10 +55,10 @@ pub struct PeerConfig {
     pub info_hash: [u8; 20],
     /// Our listening port, told in the extended handshake; 0 if we do not listen.
     pub listen_port: u16,
-    /// Our DHT's UDP port, told if both sides set the DHT bit (BEP 5).
+    /// Our DHT's UDP port, if both sides set the DHT bit (BEP 5): it is told to the remote.
     pub dht_port: Option<u16>,
-    /// The extensions that we understand and the ids under which we want their messages (BEP 10); not 0.
-    pub extensions: Vec<(&'static str, u8)>,
+    /// The extensions that we offer (BEP 10).
+    pub extensions: Vec<Extension>,
     /// How long the machine waits for what.
     pub timing: PeerTiming,
 }
@@ -100,12 +113,21 @@ pub enum Input<'a> {
     },
     /// An [`Output::Read`] could not be answered.
     ReadFailed(BlockRef),
-    /// Send a message of an extension, under the id that the remote gave it.
+    /// Send a message of an extension (BEP 10). Nothing is sent if the remote does not offer it.
     Extended {
-        /// The remote's id for the extension.
-        id: u8,
+        /// Which.
+        extension: Extension,
         /// What to say.
         payload: &'a [u8],
+    },
+    /// The metadata are known now. Nothing happens if they were before.
+    Metadata {
+        /// The torrent's shape.
+        geometry: Geometry,
+        /// The pieces that we have.
+        have: Bitfield,
+        /// Bytes of the metadata.
+        size: u32,
     },
     /// [`PeerMachine::deadline`] has come.
     Timeout,
@@ -155,12 +177,12 @@ pub enum Output {
     Read(BlockRef),
     /// The remote would like to be asked for this piece (BEP 6).
     Suggested(PieceIndex),
-    /// The remote said what it can do (BEP 10).
+    /// The remote said what it can do, or said it again (BEP 10). [`PeerMachine::offers`] tells the extensions.
     ExtendedHandshake(Box<ExtendedHandshake>),
-    /// A message of an extension, under the id that we gave it (BEP 10).
+    /// A message of an extension that we offer (BEP 10).
     Extended {
-        /// Our id for the extension.
-        id: u8,
+        /// Which.
+        extension: Extension,
         /// What the remote says.
         payload: Bytes,
     },
@@ -207,6 +229,9 @@ pub enum CloseReason {
     /// Too much data came that nobody had asked for.
     #[error("the peer sent {0} bytes that were not asked for")]
     Unasked(u64),
+    /// Too many extended messages, or DHT ports, came in a short time.
+    #[error("the peer floods us with messages of extensions")]
+    Flood,
     /// A message of the fast extension came without that extension (BEP 6).
     #[error("the peer used the fast extension without agreeing to it")]
     NotFast,

@@ -45,6 +45,10 @@ impl Bans {
     pub(super) fn holds_peer(&self, id: PeerId) -> bool {
         self.banned.contains(&Who::Peer(id))
     }
+    /// How many addresses are banned, peer ids aside.
+    pub(super) fn addresses(&self) -> usize {
+        self.banned.iter().filter(|who| !matches!(who, Who::Peer(_))).count()
+    }
     /// Bans whoever is at `addr`.
     pub(super) fn add(&mut self, addr: SocketAddr) {
         self.insert(Who::at(addr));

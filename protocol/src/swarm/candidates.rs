@@ -13,6 +13,8 @@ use std::{
 
 use castanet_core::{Moment, PeerId, PeerKey, PluginName, seams::discovery::PeerCandidate};
 
+use super::DialFailure;
+
 /// Who found a peer, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
@@ -53,6 +55,8 @@ pub(super) struct Candidate {
     pub(super) attempts: u32,
     /// Attempts in a row that came to nothing.
     pub(super) failures: u32,
+    /// Why the last dial came to nothing, if it did.
+    pub(super) failed: Option<DialFailure>,
     /// It once was of use.
     pub(super) worked: bool,
     /// It had all pieces when we last saw it.
@@ -93,6 +97,8 @@ pub(super) struct Candidates {
     instances: BTreeMap<(PluginName, Arc<str>), usize>,
     /// How many are ready and have never failed.
     fresh: usize,
+    /// How many have failed at last, by reason.
+    failed: [usize; DialFailure::ALL.len()],
 }
 
 impl Candidates {
@@ -105,6 +111,7 @@ impl Candidates {
             due: BTreeSet::new(),
             instances: BTreeMap::new(),
             fresh: 0,
+            failed: Default::default(),
         }
     }
 
@@ -113,6 +120,16 @@ impl Candidates {
     }
     pub(super) fn fresh(&self) -> usize {
         self.fresh
+    }
+    pub(super) fn failed(&self, why: DialFailure) -> usize {
+        self.failed[why as usize]
+    }
+    pub(super) fn resting(&self) -> usize {
+        self.due.len()
+    }
+    /// Who found the candidate at `addr`; empty if there is none.
+    pub(super) fn sources(&self, addr: SocketAddr) -> &[Provenance] {
+        self.get(addr).map_or(&[], |candidate| &candidate.provenance)
     }
     pub(super) fn get(&self, addr: SocketAddr) -> Option<&Candidate> {
         self.known.get(&addr)
@@ -153,6 +170,7 @@ impl Candidates {
             peer_id: found.peer_id,
             attempts: 0,
             failures: 0,
+            failed: None,
             worked: false,
             seed: false,
             priority,
@@ -246,6 +264,9 @@ impl Candidates {
     fn enlist(&mut self, addr: SocketAddr, candidate: Candidate) {
         let share = &mut self.shares[candidate.home];
         share.count += 1;
+        if let Some(why) = candidate.failed {
+            self.failed[why as usize] += 1;
+        }
         match candidate.state {
             State::Ready => {
                 share.ready.insert(candidate.rank(addr));
@@ -264,6 +285,9 @@ impl Candidates {
         let candidate = self.known.remove(&addr)?;
         let share = &mut self.shares[candidate.home];
         share.count -= 1;
+        if let Some(why) = candidate.failed {
+            self.failed[why as usize] -= 1;
+        }
         match candidate.state {
             State::Ready => {
                 share.ready.remove(&candidate.rank(addr));
@@ -282,6 +306,9 @@ impl Candidates {
         let count = |wanted: fn(&Candidate) -> bool| self.known.values().filter(|c| wanted(c)).count();
         assert!(self.known.len() <= self.most);
         assert_eq!(self.fresh, count(|c| c.state == State::Ready && c.failures == 0));
+        for why in DialFailure::ALL {
+            assert_eq!(self.failed(why), self.known.values().filter(|c| c.failed == Some(why)).count());
+        }
         assert_eq!(self.due.len(), count(|c| matches!(c.state, State::Resting(_))));
         assert_eq!(self.due.len(), self.shares.iter().map(|share| share.resting.len()).sum());
         assert_eq!(count(|c| c.state == State::Ready), self.shares.iter().map(|share| share.ready.len()).sum());

@@ -70,8 +70,12 @@ impl Swarm {
         };
         self.connections.insert(opened.key, connection);
         if candidate.is_some() {
-            self.candidates.change(addr, |candidate| candidate.state = State::Connected(opened.key));
+            self.candidates.change(addr, |candidate| {
+                (candidate.state, candidate.failed) = (State::Connected(opened.key), None);
+            });
             self.report(addr, PeerFate::Connected);
+        } else {
+            self.worth.came(addr, self.candidates.sources(addr), now);
         }
         Verdict::Accept
     }
@@ -109,6 +113,8 @@ impl Swarm {
         if let Some(candidate) = candidate {
             self.candidates.change(candidate, |candidate| candidate.peer_id = Some(id));
             self.report(candidate, PeerFate::Handshaken);
+        } else {
+            self.worth.fared(addr, self.candidates.sources(addr), PeerFate::Handshaken);
         }
         let by_us_stays = self.me < id;
         let (same, mut opposite): (Vec<PeerKey>, Vec<PeerKey>) =
@@ -164,11 +170,12 @@ impl Swarm {
         let free = self.candidates.get(addr).is_some_and(|c| matches!(c.state, State::Ready | State::Resting(_)));
         if free {
             self.candidates.change(addr, |candidate| {
-                candidate.state = State::Connected(key);
+                (candidate.state, candidate.failed) = (State::Connected(key), None);
                 candidate.peer_id = id;
             });
             if let Some(peer) = self.connections.get_mut(&key) {
                 peer.candidate = Some(addr);
+                self.worth.listens(peer.addr, addr, self.candidates.sources(addr));
             }
         }
     }
@@ -189,6 +196,8 @@ impl Swarm {
         let before = peer.gave;
         peer.gave = peer.gave.saturating_add(bytes);
         peer.active = now;
+        let named = peer.candidate.unwrap_or(peer.addr);
+        self.worth.gave(named, self.candidates.sources(named), bytes);
         if let (Some(addr), true) = (peer.candidate, peer.gave.checked_ilog2() > before.checked_ilog2()) {
             let fate = PeerFate::Gave(peer.gave);
             self.report(addr, fate);
@@ -252,7 +261,12 @@ impl Swarm {
         if self.past.len() > MOST_PAST {
             self.past.pop_first();
         }
-        let Some(addr) = peer.candidate else { return };
+        let Some(addr) = peer.candidate else {
+            if self.bans.holds(peer.addr) {
+                self.worth.fared(peer.addr, self.candidates.sources(peer.addr), PeerFate::Banned);
+            }
+            return self.worth.left(peer.addr);
+        };
         if peer.gave > 0 {
             self.report(addr, PeerFate::Gave(peer.gave));
         }
@@ -295,6 +309,7 @@ impl Swarm {
     pub fn check_invariants(&self) {
         self.candidates.check_invariants();
         self.bans.check_invariants();
+        self.worth.check_invariants();
         assert!(self.connections.len() <= self.config.most_connections);
         assert!(self.half_open <= self.config.most_half_open);
         assert!(self.own.len() <= super::MOST_OWN && self.past.len() <= MOST_PAST);

@@ -10,9 +10,11 @@
 mod bans;
 mod candidates;
 mod connections;
+mod failure;
 pub mod priority;
 #[cfg(test)]
 mod tests;
+mod worth;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -30,11 +32,14 @@ use self::{
     bans::Bans,
     candidates::{Candidates, State, is_public},
     connections::Connected,
+    worth::Ledger,
 };
 pub use self::{
     bans::{MOST_BANS, MOST_SUSPECTS, STRIKES},
     candidates::{MOST_PORTS, MOST_PROVENANCE, Provenance},
     connections::{INCOMING, MOST_TWINS},
+    failure::DialFailure,
+    worth::{MOST_MET, MOST_PLUGINS, MOST_SAMPLED, Worth},
 };
 
 /// Least rest after the first failure; jitter adds up to half, each further failure doubles it.
@@ -195,6 +200,7 @@ pub struct Swarm {
     /// Addresses of the latest closed connections.
     past: BTreeMap<PeerKey, SocketAddr>,
     feedback: VecDeque<Feedback>,
+    worth: Ledger,
 }
 
 impl Swarm {
@@ -216,6 +222,7 @@ impl Swarm {
             per_ip: BTreeMap::new(),
             past: BTreeMap::new(),
             feedback: VecDeque::new(),
+            worth: Ledger::new(seed),
         };
         for addr in listening.iter().map(|addr| canonical(*addr)) {
             swarm.ports.insert(addr.port());
@@ -276,6 +283,7 @@ impl Swarm {
         // As long as our own address is unknown the order is random: drawn, not the plugin's.
         let drawn = self.random.u32(..);
         let priority = ours.and_then(|ours| priority::priority(ours, peer.addr)).unwrap_or(drawn);
+        self.worth.named(plugin, peer.addr, now);
         self.candidates.learn(plugin, &peer, priority, now)
     }
 
@@ -320,9 +328,10 @@ impl Swarm {
     }
 
     /// The dial came to nothing. The peer rests, twice as long each time.
-    pub fn dial_failed(&mut self, addr: SocketAddr, now: Moment) {
+    pub fn dial_failed(&mut self, addr: SocketAddr, why: DialFailure, now: Moment) {
         let addr = canonical(addr);
         if self.end_dial(addr) {
+            self.candidates.change(addr, |candidate| candidate.failed = Some(why));
             self.report(addr, PeerFate::Refused);
             self.rest_after_failure(addr, now);
         }
@@ -389,7 +398,7 @@ impl Swarm {
 
     /// Who found this peer. Empty if it is not known.
     pub fn provenance(&self, addr: SocketAddr) -> &[Provenance] {
-        self.candidates.get(canonical(addr)).map_or(&[], |candidate| &candidate.provenance)
+        self.candidates.sources(canonical(addr))
     }
 
     /// The next thing that a plugin should know.
@@ -397,8 +406,14 @@ impl Swarm {
         self.feedback.pop_front()
     }
 
+    /// What each plugin that has named someone was worth so far, and those who came unasked, sorted by name.
+    pub fn worth(&self) -> Vec<Worth> {
+        self.worth.worth()
+    }
+
     /// Tells every plugin that found `addr`.
     fn report(&mut self, addr: SocketAddr, fate: PeerFate) {
+        self.worth.fared(addr, self.candidates.sources(addr), fate);
         let plugins: BTreeSet<PluginName> = self.provenance(addr).iter().map(|source| source.plugin.clone()).collect();
         for plugin in plugins {
             if self.feedback.len() == MOST_FEEDBACK {
@@ -443,6 +458,21 @@ impl Swarm {
         if self.own.len() < MOST_OWN {
             self.own.insert(addr);
         }
+    }
+
+    /// How many of the known peers could not be reached at the last attempt, for this reason.
+    pub fn failed(&self, why: DialFailure) -> usize {
+        self.candidates.failed(why)
+    }
+
+    /// How many of the known peers wait for their next attempt.
+    pub fn resting(&self) -> usize {
+        self.candidates.resting()
+    }
+
+    /// How many addresses are banned. Looks at every ban.
+    pub fn banned(&self) -> usize {
+        self.bans.addresses()
     }
 
     /// A summary.

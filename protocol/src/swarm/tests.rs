@@ -87,7 +87,7 @@ fn back_off_doubles_and_stays_within_bounds() {
     for attempt in 1..=10 {
         assert_eq!(swarm.next_dial(now), Some(Dial { addr: nth(1), attempt }));
         assert_eq!(swarm.deadline(now), None, "it is under way");
-        swarm.dial_failed(nth(1), now);
+        swarm.dial_failed(nth(1), DialFailure::Refused, now);
         let due = swarm.deadline(now).unwrap();
         assert_eq!(swarm.next_dial(due - Duration::from_nanos(1)), None);
         rests.push(due.since(now).as_secs_f64());
@@ -121,7 +121,7 @@ fn fewest_failures_come_first_then_canonical_priority() {
     expected.sort_by_key(|addr| std::cmp::Reverse(priority::priority(ours, *addr)));
     assert_eq!(order, expected);
     assert_eq!(swarm.found(&plugin("dht"), from("dht", [ours]), at(0)), 0, "that is ourselves");
-    order.iter().for_each(|addr| swarm.dial_failed(*addr, at(0)));
+    order.iter().for_each(|addr| swarm.dial_failed(*addr, DialFailure::TimedOut, at(0)));
     swarm.found(&plugin("dht"), from("dht", [nth(99)]), at(0));
     assert_eq!(dials(&mut swarm, at(60))[0], nth(99));
     swarm.check_invariants();
@@ -416,7 +416,7 @@ fn demand_falls_with_supply() {
     assert_eq!(swarm.wanted(), 80);
     swarm.found(&plugin("dht"), from("dht", (0..30).map(nth)), at(0));
     assert_eq!(swarm.wanted(), 70);
-    dials(&mut swarm, at(0)).into_iter().for_each(|addr| swarm.dial_failed(addr, at(0)));
+    dials(&mut swarm, at(0)).into_iter().for_each(|addr| swarm.dial_failed(addr, DialFailure::Refused, at(0)));
     assert_eq!(swarm.wanted(), 80, "failures are no supply");
     (0..80).for_each(|key| assert_eq!(open(&mut swarm, key, nth(1000 + key as u32), true), Verdict::Accept));
     assert_eq!(swarm.wanted(), 0);
@@ -457,7 +457,10 @@ proptest! {
             match random.u8(..16) {
                 0..=2 => { swarm.found(&plugin(["a", "b", "c"][random.usize(..3)]), from("x", [somewhere]), now); }
                 3..=4 => dialled.extend(swarm.next_dial(now).map(|dial| dial.addr)),
-                5 if !dialled.is_empty() => swarm.dial_failed(dialled.swap_remove(random.usize(..dialled.len())), now),
+                5 if !dialled.is_empty() => {
+                    let addr = dialled.swap_remove(random.usize(..dialled.len()));
+                    swarm.dial_failed(addr, DialFailure::ALL[random.usize(..DialFailure::ALL.len())], now);
+                }
                 6..=8 => {
                     let dial = dialled.pop();
                     next_key += 1;

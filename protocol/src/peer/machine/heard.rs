@@ -5,7 +5,7 @@ use castanet_core::{Bitfield, BlockRef, Moment};
 
 use super::{MOST_FAST_PIECES, PeerMachine};
 use crate::{
-    extension::{self, ExtendedHandshake},
+    extension::{self, ExtendedHandshake, Extension},
     peer::{
         CloseReason, Haves, MOST_UNASKED, MOST_UNSENT_CONTROL, Output,
         requests::Arrival,
@@ -50,24 +50,14 @@ impl PeerMachine {
                 }
             }
             Message::Have(piece) => {
-                if !self.config.geometry.contains(piece) {
-                    return Err(CloseReason::NoSuchPiece(piece));
-                }
                 self.told_pieces = true;
-                self.haves.push(piece);
+                match self.config.geometry {
+                    None => self.early.have(piece),
+                    Some(geometry) if geometry.contains(piece) => self.haves.push(piece),
+                    Some(_) => return Err(CloseReason::NoSuchPiece(piece)),
+                }
             }
-            Message::Bitfield(bits) => {
-                let all = Bitfield::from_bytes(&bits, self.config.geometry.pieces());
-                self.told(Haves::Bitfield(all.ok_or(CloseReason::BadBitfield)?))?;
-            }
-            Message::HaveAll => {
-                self.fast_only()?;
-                self.told(Haves::All)?;
-            }
-            Message::HaveNone => {
-                self.fast_only()?;
-                self.told(Haves::None)?;
-            }
+            Message::Bitfield(_) | Message::HaveAll | Message::HaveNone => self.told(message)?,
             Message::Request(block) => self.asked_by_remote(block)?,
             Message::Piece { block, data } => self.block_came(block, data, now)?,
             Message::Cancel(block) => {
@@ -76,14 +66,17 @@ impl PeerMachine {
                 }
             }
             Message::Port(port) => {
+                self.bear(2, now)?;
                 if port != 0 {
                     self.put(Output::DhtPort(port));
                 }
             }
             Message::Suggest(piece) => {
                 self.fast_only()?;
-                if self.config.geometry.contains(piece) {
-                    self.put(Output::Suggested(piece));
+                match self.config.geometry {
+                    None => self.early.suggested(piece),
+                    Some(geometry) if geometry.contains(piece) => self.put(Output::Suggested(piece)),
+                    Some(_) => {}
                 }
             }
             Message::Reject(block) => {
@@ -97,12 +90,12 @@ impl PeerMachine {
             }
             Message::AllowedFast(piece) => {
                 self.fast_only()?;
-                let fits = self.fast_pieces.len() < MOST_FAST_PIECES && self.config.geometry.contains(piece);
-                if fits && !self.fast_pieces.contains(&piece) {
+                let exists = self.config.geometry.is_none_or(|geometry| geometry.contains(piece));
+                if exists && self.fast_pieces.len() < MOST_FAST_PIECES && !self.fast_pieces.contains(&piece) {
                     self.fast_pieces.push(piece);
                 }
             }
-            Message::Extended { id, payload } => self.extended(id, payload),
+            Message::Extended { id, payload } => self.extended(id, payload, now)?,
         }
         Ok(())
     }
@@ -121,10 +114,22 @@ impl PeerMachine {
 
     /// The remote told all its pieces at once: at first, or later instead of many "have"s, as aria2 does. Pieces are
     /// never lost, so that the later word adds to the earlier one, and "have none" would contradict it.
-    fn told(&mut self, haves: Haves) -> Result<(), CloseReason> {
-        if std::mem::replace(&mut self.told_pieces, true) && haves == Haves::None {
+    fn told(&mut self, message: Message) -> Result<(), CloseReason> {
+        if !matches!(message, Message::Bitfield(_)) {
+            self.fast_only()?;
+        }
+        if std::mem::replace(&mut self.told_pieces, true) && message == Message::HaveNone {
             return Err(CloseReason::TookBack);
         }
+        let Some(geometry) = self.config.geometry else { return self.early.told(&message) };
+        let haves = match &message {
+            Message::Bitfield(bits) => {
+                Haves::Bitfield(Bitfield::from_bytes(bits, geometry.pieces()).ok_or(CloseReason::BadBitfield)?)
+            }
+            Message::HaveAll => Haves::All,
+            _ => Haves::None,
+        };
+        self.flush_haves();
         self.put(Output::Has(haves));
         Ok(())
     }
@@ -150,7 +155,8 @@ impl PeerMachine {
     }
 
     fn asked_by_remote(&mut self, block: BlockRef) -> Result<(), CloseReason> {
-        if block.length > LONGEST_BLOCK || !self.config.geometry.is_within(block) {
+        let possible = self.config.geometry.is_none_or(|geometry| geometry.is_within(block));
+        if block.length > LONGEST_BLOCK || !possible {
             return Err(CloseReason::BadRequest(block));
         }
         let bytes = u64::from(block.length);
@@ -164,21 +170,41 @@ impl PeerMachine {
         Ok(())
     }
 
-    fn extended(&mut self, id: u8, payload: Bytes) {
+    fn extended(&mut self, id: u8, payload: Bytes, now: Moment) -> Result<(), CloseReason> {
         if !self.config.extended {
-            return;
+            return Ok(());
         }
+        let ours = Extension::from_id(id).filter(|extension| self.config.extensions.contains(extension));
         if id == extension::HANDSHAKE_ID {
+            self.bear(payload.len(), now)?;
             // One that cannot be read tells us nothing; the connection works without it.
             if let Ok(theirs) = ExtendedHandshake::decode(&payload) {
-                if let Some(queue) = theirs.queue {
-                    self.requests.set_most(queue);
-                }
-                self.put(Output::ExtendedHandshake(Box::new(theirs)));
+                self.introduced(theirs);
             }
-        } else if self.config.extensions.iter().any(|(_, ours)| *ours == id) {
-            self.put(Output::Extended { id, payload });
+        } else if let Some(extension) = ours {
+            self.bear(payload.len(), now)?;
+            self.put(Output::Extended { extension, payload });
         }
+        Ok(())
+    }
+
+    /// The remote introduces itself, perhaps again. An extension that it does not mention is as it was.
+    fn introduced(&mut self, theirs: ExtendedHandshake) {
+        if let Some(queue) = theirs.queue {
+            self.requests.set_most(queue);
+        }
+        for extension in Extension::ALL {
+            if let Some(id) = theirs.id_of(extension) {
+                self.offered.retain(|(offered, _)| *offered != extension);
+                self.offered.extend(Some((extension, id)).filter(|_| id != extension::HANDSHAKE_ID));
+            }
+        }
+        self.put(Output::ExtendedHandshake(Box::new(theirs)));
+    }
+
+    /// Others will be told of a message of so many bytes: is it not one too many?
+    fn bear(&mut self, bytes: usize, now: Moment) -> Result<(), CloseReason> {
+        if self.chatter.heard(bytes, now) { Ok(()) } else { Err(CloseReason::Flood) }
     }
 
     fn fast_only(&self) -> Result<(), CloseReason> {

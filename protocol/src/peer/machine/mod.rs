@@ -5,16 +5,18 @@ mod heard;
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use castanet_core::{BlockRef, Moment, PieceIndex};
+use castanet_core::{Bitfield, BlockRef, Geometry, Moment, PieceIndex};
 
 use super::{
     CloseReason, Haves, Input, Output, PeerConfig,
     allowed_fast::allowed_fast,
+    chatter::Chatter,
+    early::Early,
     requests::Requests,
     uploads::{LEAST_UNSENT, MOST_REMOTE_REQUESTS, UNSENT_TARGET, Uploads},
 };
 use crate::{
-    extension::{self, ExtendedHandshake},
+    extension::{self, ExtendedHandshake, Extension},
     rate::Meter,
     wire::{LONGEST_BLOCK, Limits, Message},
 };
@@ -43,6 +45,11 @@ pub struct PeerMachine {
     missing: usize,
     last_sent: Moment,
     last_heard: Moment,
+    /// The extensions that the remote offers, and its ids for them.
+    offered: Vec<(Extension, u8)>,
+    chatter: Chatter,
+    /// What was said of pieces before the metadata were known.
+    early: Early,
 
     // What we ask of the remote.
     requests: Requests,
@@ -72,18 +79,16 @@ pub struct PeerMachine {
 impl PeerMachine {
     /// A connection whose handshakes are done. Our pieces and what we can do wait to be sent.
     pub fn new(config: PeerConfig, now: Moment) -> Self {
-        let geometry = config.geometry;
-        let allowed_fast = match config.fast {
-            true => allowed_fast(config.remote, config.info_hash, geometry.pieces(), ALLOWED_FAST),
-            false => Vec::new(),
-        };
         let mut machine = Self {
-            limits: Limits::of(&geometry),
+            limits: config.geometry.as_ref().map_or_else(Limits::general, Limits::of),
             outputs: VecDeque::new(),
             control: BytesMut::new(),
             missing: 4,
             last_sent: now,
             last_heard: now,
+            offered: Vec::new(),
+            chatter: Chatter::new(now),
+            early: Early::default(),
             requests: Requests::new(config.timing.request, now),
             we_are_interested: false,
             choked: true,
@@ -97,8 +102,8 @@ impl PeerMachine {
             uploads: Uploads::default(),
             interested: false,
             we_choke: true,
-            fast_budget: allowed_fast.iter().map(|piece| u64::from(geometry.length_of(*piece))).sum(),
-            allowed_fast,
+            allowed_fast: Vec::new(),
+            fast_budget: 0,
             up: Meter::new(now),
             config,
         };
@@ -110,7 +115,7 @@ impl PeerMachine {
     fn introduce(&mut self) {
         let have = &self.config.have;
         let pieces = match self.config.fast {
-            true if have.is_full() => Some(Message::HaveAll),
+            true if self.is_seed() => Some(Message::HaveAll),
             true if have.is_none() => Some(Message::HaveNone),
             false if have.is_none() => None,
             _ => Some(Message::Bitfield(have.to_bytes().into())),
@@ -118,24 +123,61 @@ impl PeerMachine {
         if let Some(message) = pieces {
             self.say(message);
         }
-        if self.config.extended {
-            let ours = ExtendedHandshake {
-                messages: self.config.extensions.iter().map(|(name, id)| ((*name).into(), *id)).collect(),
-                client: extension::CLIENT.into(),
-                port: Some(self.config.listen_port).filter(|port| *port != 0),
-                your_ip: Some(self.config.remote),
-                queue: Some(MOST_REMOTE_REQUESTS),
-                metadata_size: None,
-                upload_only: self.config.have.is_full(),
-            };
-            self.say(Message::Extended { id: extension::HANDSHAKE_ID, payload: ours.encode().into() });
-        }
+        self.introduce_extensions();
         if let Some(port) = self.config.dht_port {
             self.say(Message::Port(port));
         }
+        self.allow_fast();
+    }
+
+    fn introduce_extensions(&mut self) {
+        if !self.config.extended {
+            return;
+        }
+        let ours = ExtendedHandshake {
+            messages: self
+                .config
+                .extensions
+                .iter()
+                .map(|extension| (extension.name().into(), extension.id()))
+                .collect(),
+            client: extension::CLIENT.into(),
+            port: Some(self.config.listen_port).filter(|port| *port != 0),
+            your_ip: Some(self.config.remote),
+            queue: Some(MOST_REMOTE_REQUESTS),
+            metadata_size: self.config.metadata_size,
+            upload_only: self.is_seed(),
+        };
+        self.say(Message::Extended { id: extension::HANDSHAKE_ID, payload: ours.encode().into() });
+    }
+
+    /// Lets the remote have a few pieces while we choke it.
+    fn allow_fast(&mut self) {
+        let PeerConfig { fast: true, geometry: Some(geometry), remote, info_hash, .. } = self.config else { return };
+        self.allowed_fast = allowed_fast(remote, info_hash, geometry.pieces(), ALLOWED_FAST);
+        self.fast_budget = self.allowed_fast.iter().map(|piece| u64::from(geometry.length_of(*piece))).sum();
         for piece in self.allowed_fast.clone() {
             self.say(Message::AllowedFast(piece));
         }
+    }
+
+    /// The metadata are known: what the remote said until now is judged, and it learns what we have.
+    fn metadata(&mut self, geometry: Geometry, have: Bitfield, size: u32) -> Result<(), CloseReason> {
+        if self.config.geometry.is_some() {
+            return Ok(());
+        }
+        self.limits = Limits::of(&geometry);
+        self.config.geometry = Some(geometry);
+        self.config.metadata_size = Some(size);
+        self.config.have = have.clone();
+        self.introduce_extensions();
+        have.iter().for_each(|piece| self.say(Message::Have(piece)));
+        self.allow_fast();
+        self.fast_pieces.retain(|piece| geometry.contains(*piece));
+        let (told, suggestions) = std::mem::take(&mut self.early).judge(&geometry)?;
+        told.into_iter().for_each(|haves| self.put(Output::Has(haves)));
+        suggestions.into_iter().for_each(|piece| self.put(Output::Suggested(piece)));
+        Ok(())
     }
 
     /// Takes something in. An error ends the connection; what was put out before it is still valid.
@@ -143,6 +185,7 @@ impl PeerMachine {
         let result = match input {
             Input::Received(buffer) => self.received(buffer, now),
             Input::Timeout => self.timeout(now),
+            Input::Metadata { geometry, have, size } => self.metadata(geometry, have, size),
             wish => {
                 self.wish(wish, now);
                 Ok(())
@@ -178,7 +221,7 @@ impl PeerMachine {
     }
     /// How many more blocks the remote could be asked for now; 0 while it chokes us or we are not interested.
     pub fn room(&self) -> usize {
-        if self.we_are_interested && !self.choked { self.requests.room() } else { 0 }
+        if self.may_ask() && !self.choked { self.requests.room() } else { 0 }
     }
     /// Requests of ours under way.
     pub fn outstanding(&self) -> usize {
@@ -187,6 +230,10 @@ impl PeerMachine {
     /// Requests of the remote that wait for a read.
     pub fn queued(&self) -> usize {
         self.uploads.len()
+    }
+    /// The extensions that the remote offers, as it said last.
+    pub fn offers(&self) -> impl Iterator<Item = Extension> {
+        self.offered.iter().map(|(extension, _)| *extension)
     }
     /// Does the remote choke us?
     pub fn is_choked(&self) -> bool {
@@ -229,7 +276,7 @@ impl PeerMachine {
 
     fn wish(&mut self, wish: Input<'_>, now: Moment) {
         match wish {
-            Input::Received(_) | Input::Timeout => {}
+            Input::Received(_) | Input::Timeout | Input::Metadata { .. } => {}
             Input::Written(bytes) => self.uploads.written(bytes),
             Input::Assign(blocks) => self.assign(blocks, now),
             Input::Cancel(blocks) => {
@@ -259,15 +306,19 @@ impl PeerMachine {
             Input::Suggest(_) => {}
             Input::Data { range, data } => self.send_blocks(range, &data, now),
             Input::ReadFailed(range) => self.refuse_read(range),
-            Input::Extended { id, payload } => {
-                self.say(Message::Extended { id, payload: Bytes::copy_from_slice(payload) });
+            Input::Extended { extension, payload } => {
+                if let Some((_, id)) = self.offered.iter().find(|(offered, _)| *offered == extension) {
+                    self.say(Message::Extended { id: *id, payload: Bytes::copy_from_slice(payload) });
+                    self.chatter.said();
+                }
             }
         }
     }
 
     fn assign(&mut self, blocks: &[BlockRef], now: Moment) {
         for block in blocks {
-            let possible = self.config.geometry.is_within(*block) && block.length <= LONGEST_BLOCK;
+            let possible = self.config.geometry.is_some_and(|geometry| geometry.is_within(*block))
+                && block.length <= LONGEST_BLOCK;
             let allowed = !self.choked || self.fast_pieces.contains(&block.piece);
             if possible && allowed && self.requests.ask(*block, now) {
                 self.say(Message::Request(*block));
@@ -334,8 +385,13 @@ impl PeerMachine {
         Ok(())
     }
 
+    fn is_seed(&self) -> bool {
+        self.config.geometry.is_some() && self.config.have.is_full()
+    }
+
     fn may_ask(&self) -> bool {
-        self.we_are_interested && (!self.choked || (self.gifts_from.is_none() && !self.fast_pieces.is_empty()))
+        let hopes = self.config.geometry.is_some() && self.we_are_interested;
+        hopes && (!self.choked || (self.gifts_from.is_none() && !self.fast_pieces.is_empty()))
     }
 
     /// Ends an input: local news first, then what is to be sent, then what more could be done.
@@ -388,6 +444,7 @@ impl PeerMachine {
     pub fn check_invariants(&self) {
         self.requests.check_invariants();
         self.uploads.check_invariants();
+        self.early.check_invariants();
         assert!(self.control.is_empty() && self.haves.is_empty() && self.lost.is_empty());
         assert!(self.fast_pieces.len() <= MOST_FAST_PIECES && self.allowed_fast.len() <= ALLOWED_FAST);
         assert!(self.config.fast || (self.fast_pieces.is_empty() && self.allowed_fast.is_empty()));

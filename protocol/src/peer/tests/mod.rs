@@ -18,15 +18,16 @@ fn geometry() -> Geometry {
 
 fn config(fast: bool, have: Bitfield) -> PeerConfig {
     PeerConfig {
-        geometry: geometry(),
+        geometry: Some(geometry()),
         have,
+        metadata_size: None,
         fast,
         extended: true,
         remote: "127.0.0.1".parse().unwrap(),
         info_hash: [7; 20],
         listen_port: 6881,
         dht_port: None,
-        extensions: vec![("ut_test", 3)],
+        extensions: vec![Extension::Pex],
         timing: PeerTiming::default(),
     }
 }
@@ -345,13 +346,23 @@ fn haves_are_announced_once_and_extensions_pass() {
     let told = sent(&[Message::Have(PieceIndex(1)), Message::Have(PieceIndex(20))]);
     assert_eq!(bench.input(Input::Announce(&news)), [told]);
     let say = |id, text: &'static str| Message::Extended { id, payload: Bytes::from_static(text.as_bytes()) };
-    assert_eq!(bench.input(Input::Extended { id: 9, payload: b"hi" }), [sent(&[say(9, "hi")])]);
-    let outputs =
-        bench.hears(&[say(3, "ho"), say(4, "not ours"), say(0, "d4:reqqi1ee"), say(0, "junk"), Message::Port(7)]);
-    let [Output::Extended { id: 3, payload }, Output::ExtendedHandshake(theirs), Output::DhtPort(7)] = &outputs[..]
+    let hi = || Input::Extended { extension: Extension::Pex, payload: b"hi" };
+    assert_eq!(bench.input(hi()), [], "the remote offers no such extension yet");
+    let hello = "d1:md6:ut_pexi9ee4:reqqi1ee";
+    let outputs = bench.hears(&[say(2, "ho"), say(1, "not offered"), say(0, hello), say(0, "junk"), Message::Port(7)]);
+    let [
+        Output::Extended { extension: Extension::Pex, payload },
+        Output::ExtendedHandshake(theirs),
+        Output::DhtPort(7),
+    ] = &outputs[..]
     else {
         panic!("{outputs:?}")
     };
+    assert_eq!(bench.input(hi()), [sent(&[say(9, "hi")])]);
+    bench.hears(&[say(0, "d1:me")]);
+    assert_eq!(bench.machine.offers().collect::<Vec<_>>(), [Extension::Pex], "what is not mentioned is as it was");
+    bench.hears(&[say(0, "d1:md6:ut_pexi0eee")]);
+    assert_eq!(bench.input(hi()), [], "taken back");
     assert_eq!((&payload[..], theirs.queue), (&b"ho"[..], Some(1)));
     bench.input(Input::Interest(true));
     assert_eq!(bench.hears(&[Message::Unchoke])[1], Output::Room(1), "the remote holds one request");
