@@ -20,7 +20,8 @@ use super::{
 
 /// Connections that one peer may have opened to us at once.
 pub const MOST_TWINS: usize = 2;
-/// The name under which peers that came by themselves are candidates, once they have said where they listen.
+/// The name under which peers that came by themselves are counted ([`super::Worth`]) and, once they have said where they
+/// listen, candidates.
 pub const INCOMING: &str = "incoming";
 
 /// An open connection.

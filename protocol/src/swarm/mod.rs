@@ -2,7 +2,7 @@
 //!
 //! Discovery plugins feed [`Swarm::found`]; the torrent asks [`Swarm::next_dial`] until it is `None` and again at
 //! [`Swarm::deadline`], and reports what became of each dial and connection. What the plugins should know about their
-//! peers queues up in [`Swarm::poll_feedback`]. Priorities follow BEP 40.
+//! peers queues up in [`Swarm::poll_feedback`]; what each of them was worth is in [`Swarm::worth`]. Priorities follow BEP 40.
 //!
 //! The life of an address: found → dialled → [`Swarm::connected`] → [`Swarm::handshaken`] → [`Swarm::closed`] → rests
 //! → dialled again. Every connection that was accepted by `connected` ends with exactly one `closed`.
