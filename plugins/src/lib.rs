@@ -8,6 +8,7 @@ mod announcer;
 mod driven;
 pub mod fixed;
 pub mod http_tracker;
+pub mod process;
 #[cfg(test)]
 mod testing;
 pub mod udp_tracker;

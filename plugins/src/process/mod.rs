@@ -1,0 +1,425 @@
+//! A plugin in another program, of any language: JSON lines on its stdin and stdout (docs/PLUGIN-PROTOCOL.md).
+//!
+//! One child process serves all torrents. [`Discovery::run`] starts it, speaks, listens, and starts it again with growing
+//! pauses when it ends, says no hello in time or prints nonsense; the next one hears of every torrent again. What a program does
+//! cannot block the engine or fill its memory: what it is told waits in [`outbox`], what it says is read at a
+//! limited pace by [`child`] and checked by [`lines`]. A program opens its own sockets: whether that is
+//! welcome in a simulation, behind a proxy or on a bound interface is for the embedder to decide.
+
+pub(crate) mod child;
+pub(crate) mod lines;
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use castanet_core::{
+    Moment, PluginName,
+    seams::{
+        discovery::{Discovery, DiscoveryError, Found, FoundStream, Settings, Swarm, SwarmInfo},
+        means::Means,
+    },
+};
+use castanet_protocol::tracker::plain;
+use tokio::{
+    io::AsyncWriteExt,
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use crate::driven::driven;
+use child::{Line, Lines, Program};
+use lines::{Complaint, LONGEST_LINE, Said, Told, VERSION};
+use outbox::Outbox;
+
+/// How long a program may take to say hello.
+pub(crate) const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Bad lines that are forgiven.
+const MOST_BAD_LINES: usize = 10;
+/// The first pause before a program is started again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// A program that lived so long gets [`FIRST_PAUSE`] again.
+const SOUND: Duration = Duration::from_secs(60);
+/// How long a find waits for a torrent that does not read; then it is lost.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for the exit code of a program that closed its stdout, and for the last lines of one that exited.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Makes a plugin of a program.
+///
+/// Settings: `name`, under which it is registered · `command`, the program and its arguments as words with quotes, without a
+/// shell · `env`, further environment as words KEY=VALUE · `private`, `true` if it may serve private torrents (BEP 27), too.
+///
+/// # Errors
+/// If a setting is missing, unknown or unreadable. Whether there is such a program shows when it is started.
+pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
+    let unusable = |text: String| DiscoveryError::Unusable(text);
+    if let Some(key) = settings.0.keys().find(|key| !["name", "command", "env", "private"].contains(&key.as_str())) {
+        return Err(unusable(format!("a plugin in another program has no setting {key}")));
+    }
+    let name = settings.0.get("name").filter(|name| !name.is_empty());
+    let name: Arc<str> =
+        name.ok_or_else(|| unusable("a plugin in another program needs a name".into()))?.as_str().into();
+    let words = |key: &str| {
+        let text = settings.0.get(key).map_or("", String::as_str);
+        let words = shlex::split(text).filter(|_| !text.contains('\0'));
+        words.ok_or_else(|| unusable(format!("the {key} of the plugin {name} has an open quote: {text}")))
+    };
+    let command = words("command")?;
+    if command.first().is_none_or(String::is_empty) {
+        return Err(unusable(format!("the plugin {name} needs a command")));
+    }
+    let pair = |word: String| match word.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(unusable(format!("the env of the plugin {name} has `{word}` where KEY=VALUE should be"))),
+    };
+    let env = words("env")?.into_iter().map(pair).collect::<Result<_, _>>()?;
+    let private = match settings.0.get("private").map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(unusable(format!("private of the plugin {name} is `{other}`, not true or false"))),
+    };
+    let shared = Shared {
+        name,
+        program: Program { words: command, env },
+        means: means.clone(),
+        outbox: Mutex::default(),
+        untold: Notify::new(),
+        phase: watch::Sender::new(Phase::Idle),
+    };
+    Ok(Arc::new(Process { shared: Arc::new(shared), private }))
+}
+
+struct Process {
+    shared: Arc<Shared>,
+    /// The user trusts it with private torrents.
+    private: bool,
+}
+
+struct Shared {
+    name: Arc<str>,
+    program: Program,
+    means: Means,
+    outbox: Mutex<Outbox>,
+    /// The outbox has something new.
+    untold: Notify,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where the plugin as a whole is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// Nobody polled [`Discovery::run`] yet.
+    Idle,
+    Running,
+    /// The program is to end until then.
+    Closing(Moment),
+    Ended,
+}
+
+/// Why a program is no longer there.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// It said that it has nothing to say any more.
+    Bye,
+    /// In words.
+    Failed(String),
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({} = {:?})", self.shared.name, self.shared.program.words)
+    }
+}
+
+#[async_trait]
+impl Discovery for Process {
+    fn name(&self) -> PluginName {
+        PluginName(self.shared.name.clone())
+    }
+    fn serves(&self, swarm: &SwarmInfo) -> bool {
+        self.private || !swarm.private
+    }
+    async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
+        let Swarm { info, me, mut progress, mut events, gossip: _ } = swarm;
+        let numbers = progress.borrow_and_update().clone();
+        let shared = self.shared.clone();
+        Ok(driven(move |finds| {
+            let seat = shared.tell(|outbox, now| {
+                // Who has said good-bye finds nothing any more: without `finds` the stream ends.
+                let over = *shared.phase.borrow() == Phase::Ended;
+                (!over).then(|| outbox.watch(info, me, numbers, finds, now))
+            });
+            let seat = seat.map(|id| Seat { shared, id });
+            async move {
+                let Some(seat) = seat else { return };
+                let mut open = true;
+                loop {
+                    tokio::select! {
+                        biased;
+                        event = events.recv(), if open => match event {
+                            Some(event) => seat.shared.tell(|outbox, now| outbox.event(seat.id, event, now)),
+                            None => open = false,
+                        },
+                        changed = progress.changed() => {
+                            if changed.is_err() {
+                                return;
+                            }
+                            let numbers = progress.borrow_and_update().clone();
+                            seat.shared.tell(|outbox, now| outbox.progress(seat.id, numbers, now));
+                        }
+                    }
+                }
+            }
+        }))
+    }
+    async fn run(&self) {
+        let mut ending = Ending(&self.shared);
+        ending.0.phase.send_if_modified(|phase| {
+            *phase == Phase::Idle && {
+                *phase = Phase::Running;
+                true
+            }
+        });
+        ending.keep_alive().await;
+    }
+    async fn close(&self, within: Duration) {
+        // What is left of the time is for killing it.
+        let deadline = self.shared.means.clock.now() + within * 9 / 10;
+        let mut phase = self.shared.phase.subscribe();
+        self.shared.phase.send_modify(|phase| {
+            *phase = if *phase == Phase::Running { Phase::Closing(deadline) } else { Phase::Ended };
+        });
+        let _ = timeout(within, phase.wait_for(|phase| *phase == Phase::Ended)).await;
+    }
+}
+
+/// A torrent's place in the outbox; dropping it frees the place.
+struct Seat {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.tell(|outbox, now| outbox.unwatch(self.id, now));
+    }
+}
+
+/// However the work ends, whoever waits for that learns of it, and all streams end.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.phase.send_replace(Phase::Ended);
+        self.0.tell(|outbox, _| outbox.clear());
+    }
+}
+
+impl Ending<'_> {
+    /// Starts the program again and again, until it is told to stop or has said good-bye.
+    async fn keep_alive(&mut self) {
+        let shared = self.0;
+        let mut phase = shared.phase.subscribe();
+        let mut pause = FIRST_PAUSE;
+        while *phase.borrow() == Phase::Running {
+            let start = shared.means.clock.now();
+            let end = shared.live().await;
+            let now = shared.means.clock.now();
+            shared.tell(|outbox, now| outbox.restart(now));
+            let End::Failed(reason) = end else { return };
+            if now.since(start) >= SOUND {
+                pause = FIRST_PAUSE;
+            }
+            let text = format!("{}: {reason}; it is started again in {} s", shared.name, pause.as_secs());
+            tracing::info!(plugin = %shared.name, "{text}");
+            shared.find(None, Err(DiscoveryError::Unusable(text))).await;
+            let _ = timeout(pause, phase.wait_for(|phase| *phase != Phase::Running)).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl Shared {
+    /// Changes what is to be told, and wakes whoever tells it.
+    fn tell<R>(&self, f: impl FnOnce(&mut Outbox, Moment) -> R) -> R {
+        let now = self.means.clock.now();
+        let result = self.outbox(|outbox| f(outbox, now));
+        self.untold.notify_one();
+        result
+    }
+    fn outbox<R>(&self, f: impl FnOnce(&mut Outbox) -> R) -> R {
+        f(&mut self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A program's life, from its start to its end.
+    async fn live(&self) -> End {
+        let (mut child, pipes) = match self.program.start() {
+            Ok(started) => started,
+            Err(reason) => return End::Failed(reason),
+        };
+        let complaint = Mutex::new(String::new());
+        let mut stderr = std::pin::pin!(self.repeat(pipes.stderr, &complaint));
+        let end = tokio::select! {
+            biased;
+            end = self.listen(pipes.stdout) => Some(end),
+            end = self.speak(pipes.stdin) => Some(end),
+            status = async { let status = child.ended().await; sleep(LAST_WORDS).await; status } => {
+                Some(Some(End::Failed(format!("it ended ({status})"))))
+            }
+            () = &mut stderr => None,
+        };
+        let end = match end.flatten() {
+            Some(end) => end,
+            // It closed its stdout; most likely it has ended, and there is a reason to be told.
+            None => tokio::select! {
+                biased;
+                status = timeout(LAST_WORDS, async { let status = child.ended().await; sleep(LAST_WORDS / 10).await; status }) => {
+                    End::Failed(status.map_or("it closed its stdout".into(), |status| format!("it ended ({status})")))
+                }
+                () = &mut stderr => End::Failed("it ended".into()),
+            },
+        };
+        if matches!(*self.phase.borrow(), Phase::Closing(_)) {
+            return End::Stopped;
+        }
+        let complaint = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        match end {
+            End::Failed(reason) if !complaint.is_empty() => End::Failed(format!("{reason}: {complaint}")),
+            end => end,
+        }
+    }
+
+    /// Logs what the program prints to stderr; the last line explains its end. Does not end.
+    async fn repeat(&self, stderr: ChildStderr, last: &Mutex<String>) {
+        let mut lines = Lines::new(stderr, self.means.clock.clone());
+        while let Some(line) = lines.next().await {
+            let text = line.map_or_else(|_| "(a very long line)".to_owned(), |line| plain(&line));
+            if !text.is_empty() {
+                tracing::info!(plugin = %self.name, "{text}");
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = text;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Tells the program what there is to tell, until it is to stop; then waits for its end as long as it may take.
+    async fn speak(&self, mut stdin: ChildStdin) -> Option<End> {
+        let now = self.means.clock.now();
+        let mut phase = self.phase.subscribe();
+        // Numbers above 2^53 are not the same number in every language.
+        let (seed, engine) = (self.means.seed % (1 << 53), &*self.means.user_agent);
+        let hello = Told::Hello { version: VERSION, engine, seed, now: now.as_secs_f64() }.line();
+        let mut whole = false;
+        let talk = async {
+            let mut text = Some(hello);
+            loop {
+                if let Some(text) = text {
+                    whole = false;
+                    stdin.write_all(text.as_bytes()).await?;
+                    whole = true;
+                }
+                let now = self.means.clock.now();
+                let pause;
+                (text, pause) = self.outbox(|outbox| (outbox.poll(now), outbox.deadline().since(now)));
+                if text.is_none() {
+                    tokio::select! { biased; () = self.untold.notified() => {}, () = sleep(pause) => {} }
+                }
+            }
+        };
+        let closing = |phase: &Phase| match phase {
+            Phase::Closing(deadline) => Some(*deadline),
+            _ => None,
+        };
+        let failed: Result<(), std::io::Error> = tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| closing(phase).is_some()) => Ok(()),
+            failed = talk => failed,
+        };
+        if failed.is_err() {
+            // It does not listen any more. That alone is no reason to end it: it may still find peers.
+            let _ = phase.wait_for(|phase| closing(phase).is_some()).await;
+        }
+        let left = closing(&phase.borrow()).map(|deadline| deadline.since(self.means.clock.now())).unwrap_or_default();
+        let stop = Told::Stop { within: left.as_secs_f64() }.line();
+        let last = async {
+            if failed.is_ok() && whole {
+                let _ = stdin.write_all(stop.as_bytes()).await;
+            }
+            drop(stdin);
+            std::future::pending::<()>().await;
+        };
+        let _ = timeout(left, last).await;
+        Some(End::Stopped)
+    }
+
+    /// Believes what can be believed of what the program says, until its end (`None`) or until it is unbearable.
+    async fn listen(&self, stdout: ChildStdout) -> Option<End> {
+        let mut lines = Lines::new(stdout, self.means.clock.clone());
+        let hello = timeout(HELLO_WITHIN, self.greet(&mut lines)).await;
+        let late = || format!("it said no hello within {} s", HELLO_WITHIN.as_secs());
+        if let Err(end) = hello.unwrap_or_else(|_| Err(Some(End::Failed(late())))) {
+            return end;
+        }
+        let mut bad = 0;
+        while let Some(line) = lines.next().await {
+            match self.read(line) {
+                Ok(Said::Bye) => return Some(End::Bye),
+                Ok(Said::Finds(torrent, finds)) => {
+                    for find in finds {
+                        self.find(torrent, find.map_err(|complaint| complaint.of(&self.name))).await;
+                    }
+                }
+                Ok(Said::Hello(_) | Said::Unknown) => {}
+                Err(what) => {
+                    bad += 1;
+                    if bad > MOST_BAD_LINES {
+                        return Some(End::Failed(format!("it prints what is no message: {what}")));
+                    }
+                    self.find(None, Err(Complaint::Wrong(what).of(&self.name))).await;
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits for its hello, which is its first line.
+    async fn greet(&self, lines: &mut Lines<ChildStdout>) -> Result<(), Option<End>> {
+        let failed = |text| Err(Some(End::Failed(text)));
+        match self.read(lines.next().await.ok_or(None)?) {
+            Ok(Said::Hello(VERSION)) => Ok(()),
+            Ok(Said::Hello(other)) => {
+                failed(format!("it speaks version {other} of the plugin protocol, not {VERSION}"))
+            }
+            Ok(Said::Bye) => Err(Some(End::Bye)),
+            Ok(_) => failed("its first line is no hello".into()),
+            Err(what) => failed(format!("its first line is no hello: {what}")),
+        }
+    }
+
+    fn read(&self, line: Line) -> Result<Said, String> {
+        let line = line.map_err(|_| format!("a line of more than {} KiB", LONGEST_LINE / 1024))?;
+        lines::read(&line, &self.name, self.means.clock.now())
+    }
+
+    /// Passes a find on to the stream of a torrent, or to all that have room. A torrent that does not read loses it.
+    async fn find(&self, torrent: Option<u64>, find: Result<Found, DiscoveryError>) {
+        let Some(torrent) = torrent else {
+            let all = self.outbox(|outbox| outbox.all());
+            return all.iter().for_each(|finds| drop(finds.try_send(find.clone())));
+        };
+        let finds = self.outbox(|outbox| outbox.finds(torrent));
+        if let Some(finds) = finds {
+            let _ = timeout(PATIENCE, finds.send(find)).await;
+        }
+    }
+}
