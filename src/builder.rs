@@ -19,6 +19,7 @@ use castanet_core::{
         transport::Transport,
     },
 };
+use castanet_plugins::{BUILTIN, OPT_IN};
 use castanet_storage::files::FilesFactory;
 use castanet_transports::{resolver::SystemResolver, udp::Udp};
 
@@ -81,11 +82,6 @@ pub struct EngineBuilder {
 impl Default for EngineBuilder {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let registered = |&(name, build): &(&str, Build)| Registered {
-            name: PluginName::from(name),
-            build,
-            settings: Settings::default(),
-        };
         Self {
             config: Config::default(),
             listen: Listen::default(),
@@ -93,7 +89,7 @@ impl Default for EngineBuilder {
             disk_threads: cores,
             torrent_threads: 1,
             seed: None,
-            plugins: castanet_plugins::BUILTIN.iter().map(registered).collect(),
+            plugins: BUILTIN.iter().filter(|(name, _)| !OPT_IN.contains(name)).map(registered).collect(),
             transports: None,
             datagrams: Arc::new(Udp),
             resolver: Arc::new(SystemResolver::new()),
@@ -103,6 +99,10 @@ impl Default for EngineBuilder {
             in_place: false,
         }
     }
+}
+
+fn registered(&(name, build): &(&str, Build)) -> Registered {
+    Registered { name: PluginName::from(name), build, settings: Settings::default() }
 }
 
 impl EngineBuilder {
@@ -141,6 +141,27 @@ impl EngineBuilder {
         let name = PluginName::from(name);
         self.plugins.retain(|plugin| plugin.name != name);
         self.plugins.push(Registered { name, build, settings: Settings::default() });
+        self
+    }
+    /// Adds a discovery plugin that is another program, which speaks the protocol of docs/PLUGIN-PROTOCOL.md. `command`
+    /// is the program and its arguments, divided as a shell does.
+    pub fn process_plugin(mut self, name: &str, command: &str) -> Self {
+        self = self.discovery(name, castanet_plugins::process::build);
+        self.plugin_setting(name, "name", name).plugin_setting(name, "command", command)
+    }
+    /// Adds a built-in plugin that is off by default, such as `mainline`. Nothing happens if there is none such.
+    pub fn enable_plugin(mut self, name: &str) -> Self {
+        let is_there = self.plugins.iter().any(|plugin| &*plugin.name.0 == name);
+        if let Some(builtin) = BUILTIN.iter().find(|(builtin, _)| *builtin == name && !is_there) {
+            self.plugins.push(registered(builtin));
+        }
+        self
+    }
+    /// Sets one of a plugin's own settings; `castanet plugins` and the plugins' documentation name them.
+    pub fn plugin_setting(mut self, plugin: &str, key: &str, value: &str) -> Self {
+        for registered in self.plugins.iter_mut().filter(|registered| &*registered.name.0 == plugin) {
+            registered.settings.0.insert(key.to_owned(), value.to_owned());
+        }
         self
     }
     /// Keeps only the discovery plugins for which `keep` is true.

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Show(Show),
     /// Compare files on disk with their torrent, piece by piece
     Verify(Verify),
+    /// Find peers, and show which plugin found whom after how long
+    Discover(Discover),
     /// A whole swarm on this machine: tracker, two seeds and one download, made on the spot
     Demo(Demo),
     /// List the discovery plugins
@@ -157,6 +159,20 @@ impl Seed {
     }
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Discover {
+    /// A .torrent file, the http(s) URL of one, a magnet link or an info-hash
+    pub(crate) source: String,
+    /// End after so long, such as 10s or 5m
+    #[arg(long = "for", value_name = "DURATION", value_parser = values::duration, default_value = "30s")]
+    pub(crate) duration: Duration,
+    /// One JSON object a line on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) network: Network,
+}
+
 /// How peers are found and reached.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
@@ -176,6 +192,21 @@ pub(crate) struct Network {
     /// Ask no trackers
     #[arg(long)]
     pub(crate) no_trackers: bool,
+    /// Do without the DHT
+    #[arg(long)]
+    pub(crate) no_dht: bool,
+    /// Do not exchange peers with peers
+    #[arg(long)]
+    pub(crate) no_pex: bool,
+    /// Do not look for peers on the local network
+    #[arg(long)]
+    pub(crate) no_lsd: bool,
+    /// A discovery plugin that is another program (repeatable); `castanet plugins check` tries one
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = values::plugin)]
+    pub(crate) plugin: Vec<(String, String)>,
+    /// A DHT node to begin with, instead of the well-known ones (repeatable)
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::host_and_port)]
+    pub(crate) dht_bootstrap: Vec<String>,
     /// Reach peers only so (repeatable)
     #[arg(long, value_enum)]
     pub(crate) transport: Vec<TransportName>,
@@ -200,17 +231,7 @@ pub(crate) enum TransportName {
 #[derive(Debug, Args)]
 pub(crate) struct Later {
     #[arg(long, hide = true)]
-    no_dht: bool,
-    #[arg(long, hide = true)]
-    no_pex: bool,
-    #[arg(long, hide = true)]
-    no_lsd: bool,
-    #[arg(long, hide = true)]
     port_mapping: Option<OnOff>,
-    #[arg(long, hide = true)]
-    dht_bootstrap: Vec<String>,
-    #[arg(long, hide = true)]
-    plugin: Vec<String>,
     #[arg(long, hide = true)]
     encryption: Option<Encryption>,
     #[arg(long, hide = true)]
@@ -225,8 +246,6 @@ impl Later {
     /// The first option that asks for something not built yet.
     pub(crate) fn refused(&self) -> Option<&'static str> {
         let asked = [
-            (!self.plugin.is_empty(), "--plugin"),
-            (!self.dht_bootstrap.is_empty(), "--dht-bootstrap"),
             (self.port_mapping == Some(OnOff::On), "--port-mapping on"),
             (self.encryption == Some(Encryption::Require), "--encryption require"),
             (self.proxy.is_some(), "--proxy"),

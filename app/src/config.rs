@@ -37,6 +37,12 @@ pub(crate) struct Settings {
     /// Only these discovery plugins; `castanet plugins` lists them. Default: all. Example: ["http-tracker", "fixed"]
     plugins: Option<Vec<String>>,
 
+    /// Discovery plugins in other programs. Default: none. Example: ["friends=python3 friends.py"]
+    plugin: Option<Vec<String>>,
+
+    /// DHT nodes to begin with, instead of the well-known ones. Example: ["dht.example.org:6881"]
+    dht_bootstrap: Option<Vec<String>>,
+
     /// Seed until so many times the torrent's size were sent. Default: no limit. Example: 1.5
     #[config(env = "CASTANET_SEED_RATIO")]
     seed_ratio: Option<f64>,
@@ -78,6 +84,8 @@ impl Settings {
             network.listen = self.listen.clone().unwrap_or_default();
         }
         network.plugins = network.plugins.take().or_else(|| self.plugins.clone());
+        fill_all(&mut network.plugin, "plugin", self.plugin.as_deref(), values::plugin)?;
+        fill_all(&mut network.dht_bootstrap, "dht_bootstrap", self.dht_bootstrap.as_deref(), values::host_and_port)?;
         fill(&mut network.max_down, "max_down", self.max_down.as_deref(), values::bytes)?;
         fill(&mut network.max_up, "max_up", self.max_up.as_deref(), values::bytes)
     }
@@ -107,6 +115,19 @@ fn fill<T>(option: &mut Option<T>, key: &str, text: Option<&str>, read: fn(&str)
     if let (None, Some(text)) = (&option, text) {
         let value = read(text).map_err(anyhow::Error::msg);
         *option = Some(value.with_context(|| format!("`{key}` in the configuration file or the environment"))?);
+    }
+    Ok(())
+}
+
+fn fill_all<T>(
+    option: &mut Vec<T>,
+    key: &str,
+    texts: Option<&[String]>,
+    read: fn(&str) -> Result<T, String>,
+) -> Result<()> {
+    if let (true, Some(texts)) = (option.is_empty(), texts) {
+        let values: Result<Vec<T>, String> = texts.iter().map(|text| read(text)).collect();
+        *option = values.map_err(anyhow::Error::msg).with_context(|| format!("`{key}` in the configuration file"))?;
     }
     Ok(())
 }

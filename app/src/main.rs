@@ -46,6 +46,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Create(create) => commands::create::run(&create, &interrupt()?),
         Command::Show(show) => on_runtime(commands::show::run(&show)),
         Command::Verify(verify) => on_runtime(commands::verify::run(&verify, interrupt()?)),
+        Command::Discover(discover) => on_runtime(commands::discover::run(discover, &common, interrupt()?)),
         Command::Demo(demo) => on_runtime(commands::demo::run(&demo, interrupt()?)),
         Command::Plugins => commands::plugins::run().map(|()| ExitCode::SUCCESS),
         Command::Config => commands::config::run().map(|()| ExitCode::SUCCESS),

@@ -12,6 +12,8 @@ use crate::{
 
 /// The plugins that ask trackers.
 const TRACKERS: [&str; 2] = ["http-tracker", "udp-tracker"];
+/// The plugins that use the DHT.
+const DHT: [&str; 2] = ["dht", "mainline"];
 /// The plugin that knows the peers the user named.
 const FIXED: &str = "fixed";
 
@@ -21,7 +23,8 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
         bail!("{option} is not built yet; leave it out");
     }
     ensure!(!network.transport.contains(&TransportName::Utp), "--transport utp is not built yet; leave it out");
-    let names = || BUILTIN_PLUGINS.iter().map(|(name, _)| *name);
+    let builtin = || BUILTIN_PLUGINS.iter().map(|(name, _)| *name);
+    let names = || builtin().chain(network.plugin.iter().map(|(name, _)| name.as_str()));
     for name in network.plugins.iter().flatten() {
         let known = names().collect::<Vec<_>>().join(", ");
         ensure!(
@@ -32,10 +35,29 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     }
     let limit = |rate: Option<u64>| rate.filter(|rate| *rate > 0);
     let mut builder = Engine::builder().max_down(limit(network.max_down)).max_up(limit(network.max_up));
+    for (name, command) in &network.plugin {
+        builder = builder.process_plugin(name, command);
+    }
+    for name in network.plugins.iter().flatten() {
+        builder = builder.enable_plugin(name);
+    }
+    if !network.dht_bootstrap.is_empty() {
+        for plugin in DHT {
+            builder = builder.plugin_setting(plugin, "bootstrap", &network.dht_bootstrap.join(","));
+        }
+    }
+    let is_off = |name: &str| {
+        (network.no_trackers && TRACKERS.contains(&name))
+            || (network.no_dht && DHT.contains(&name))
+            || (network.no_pex && name == "pex")
+            || (network.no_lsd && name == "lsd")
+    };
     builder = builder.retain_plugins(|name| {
         let is_chosen = network.plugins.as_ref().is_none_or(|chosen| chosen.iter().any(|chosen| chosen == name));
+        // Who names a plugin's program or a peer wants it used.
         let is_named_peer = name == FIXED && !network.peer.is_empty();
-        (is_chosen || is_named_peer) && !(network.no_trackers && TRACKERS.contains(&name))
+        let is_named_plugin = network.plugin.iter().any(|(named, _)| named == name);
+        (is_chosen || is_named_peer || is_named_plugin) && !is_off(name)
     });
     if !network.listen.is_empty() {
         builder = builder.listen(Listen::At(network.listen.clone()));

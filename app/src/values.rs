@@ -83,6 +83,19 @@ pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
     if host_is_fine && port_is_fine { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
+/// A discovery plugin in another program: `NAME=COMMAND`. Names are made of small letters, digits and `-`.
+pub(crate) fn plugin(text: &str) -> Result<(String, String), String> {
+    let wrong = || format!("`{}` is not NAME=COMMAND, such as friends='python3 friends.py'", text.escape_debug());
+    let (name, command) = text.split_once('=').ok_or_else(wrong)?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    let is_taken = castanet::BUILTIN_PLUGINS.iter().any(|(builtin, _)| *builtin == name);
+    match (is_name && !command.trim().is_empty(), is_taken) {
+        (false, _) => Err(wrong()),
+        (true, true) => Err(format!("there is a built-in plugin called `{name}`: give yours another name")),
+        (true, false) => Ok((name.to_owned(), command.to_owned())),
+    }
+}
+
 /// A URL of a tracker or a web seed.
 pub(crate) fn url(text: &str) -> Result<String, String> {
     let is_url = text.split_once("://").is_some_and(|(scheme, rest)| {
@@ -195,6 +208,10 @@ mod tests {
         }
         for bad in ["", "a", "a:", "a:0", "a:70000", "::1:5", ":5", "[x]:5", "a b:5"] {
             assert!(host_and_port(bad).is_err(), "{bad}");
+        }
+        assert_eq!(plugin("a-1=b c=d"), Ok(("a-1".into(), "b c=d".into())));
+        for bad in ["", "a", "=b", "a=", "A=b", "fixed=b", "a b=c"] {
+            assert!(plugin(bad).is_err(), "{bad}");
         }
         assert!(url("http://x/announce").is_ok() && url("udp://x:1").is_ok());
         assert!(url("x").is_err() && url("://x").is_err() && url("http://").is_err() && url("http://a b").is_err());

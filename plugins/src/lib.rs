@@ -27,6 +27,9 @@ use castanet_core::seams::discovery::{Build, DiscoveryError, Settings};
 pub const BUILTIN: &[(&str, Build)] =
     &[(fixed::NAME, fixed::build), (http_tracker::NAME, http_tracker::build), (udp_tracker::NAME, udp_tracker::build)];
 
+/// Of [`BUILTIN`], those that are off unless they are asked for by name.
+pub const OPT_IN: &[&str] = &[];
+
 /// A setting that nobody reads is a mistake the user should hear of.
 fn refuse_settings(plugin: &str, settings: &Settings) -> Result<(), DiscoveryError> {
     match settings.0.keys().next() {

@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod demo;
+pub(crate) mod discover;
 pub(crate) mod get;
 pub(crate) mod man;
 pub(crate) mod plugins;

@@ -71,10 +71,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "  peers by  found  alone  connected  useful  gave  first after              spent",
+                "  peers by  found  alone  connected  useful  gave  first after                  spent",
                 "  dht          12      0          0       0   0 B       1.23 s  2.9 KiB in 30 packets",
-                "  pex           3      0          0       0   0 B       1.23 s            nothing",
-                "  lsd           0      0          0       0   0 B            -  200 B in 2 packets",
+                "  pex           3      0          0       0   0 B       1.23 s                nothing",
+                "  lsd           0      0          0       0   0 B            -     200 B in 2 packets",
             ]
             .map(|line| line.to_owned())
         );
