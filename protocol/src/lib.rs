@@ -9,6 +9,7 @@ pub mod diagnosis;
 pub mod extension;
 pub mod metadata;
 pub mod peer;
+pub mod pex;
 pub mod picker;
 pub mod rate;
 pub mod swarm;
