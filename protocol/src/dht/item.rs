@@ -54,6 +54,9 @@ pub enum ItemError {
     /// The holder of its key has not signed it so.
     #[error("invalid signature")]
     BadSignature,
+    /// The key to sign it with is nothing but zeros.
+    #[error("the secret key is empty")]
+    NoSecret,
     /// It belongs to another place.
     #[error("the item does not belong to the target")]
     WrongTarget,
@@ -63,6 +66,9 @@ pub enum ItemError {
     /// A newer version is stored, or another value under the same version.
     #[error("the sequence number is not newer than the stored one")]
     OldSequence,
+    /// Who brings it has brought as many as we keep of one host.
+    #[error("too many items from your address")]
+    ShareUsedUp,
 }
 
 impl ItemError {
@@ -74,7 +80,8 @@ impl ItemError {
             Self::BadSignature => error_code::BAD_SIGNATURE,
             Self::CasMismatch => error_code::CAS_MISMATCH,
             Self::OldSequence => error_code::OLD_SEQUENCE,
-            Self::NotBencode | Self::NegativeSequence | Self::WrongTarget => error_code::PROTOCOL,
+            Self::ShareUsedUp => error_code::SERVER,
+            Self::NotBencode | Self::NegativeSequence | Self::NoSecret | Self::WrongTarget => error_code::PROTOCOL,
         }
     }
 }
@@ -92,9 +99,9 @@ impl Item {
     /// Version `seq` of an item that belongs to a secret key (the 32 bytes that ed25519 calls its seed).
     ///
     /// # Errors
-    /// If something is too long, `seq` is negative or the value not bencoded.
+    /// If the secret is all zeros, something is too long, `seq` is negative or the value not bencoded.
     pub fn signed(secret: [u8; 32], salt: &[u8], seq: i64, bencoded: &[u8]) -> Result<Self, ItemError> {
-        let pair = KeyPair::from_seed(Seed::new(secret));
+        let pair = pair(secret)?;
         let signature = pair.sk.sign(signed_bytes(salt, seq, bencoded), None);
         let item =
             Self::Mutable { key: *pair.pk, salt: salt.into(), seq, signature: *signature, value: bencoded.into() };
@@ -175,8 +182,15 @@ pub fn target_of(key: &[u8; 32], salt: &[u8]) -> NodeId {
 }
 
 /// The public key that belongs to a secret one.
-pub fn public_key(secret: [u8; 32]) -> [u8; 32] {
-    *KeyPair::from_seed(Seed::new(secret)).pk
+///
+/// # Errors
+/// If the secret is nothing but zeros.
+pub fn public_key(secret: [u8; 32]) -> Result<[u8; 32], ItemError> {
+    Ok(*pair(secret)?.pk)
+}
+
+fn pair(secret: [u8; 32]) -> Result<KeyPair, ItemError> {
+    KeyPair::try_from_seed(Seed::new(secret)).map_err(|_| ItemError::NoSecret)
 }
 
 /// The value of an item that names a torrent (BEP 46).
@@ -248,7 +262,7 @@ mod tests {
         let torrent = NodeId([7; 20]);
         let item = Item::signed([1; 32], b"n", 3, &torrent_value(torrent)).unwrap();
         assert_eq!(item.torrent(), Some(torrent));
-        assert_eq!(item.target(), target_of(&public_key([1; 32]), b"n"));
+        assert_eq!(item.target(), target_of(&public_key([1; 32]).unwrap(), b"n"));
         for none in [&b"d2:ih3:abce"[..], b"le", b"d2:ihi1ee"] {
             assert_eq!(Item::immutable(none).unwrap().torrent(), None);
         }
@@ -265,6 +279,7 @@ mod tests {
         }
         assert_eq!(Item::signed([1; 32], &salt, 1, HELLO), Err(ItemError::SaltTooBig));
         assert_eq!(Item::signed([1; 32], b"", -1, HELLO), Err(ItemError::NegativeSequence));
+        assert_eq!(Item::signed([0; 32], b"", 1, HELLO), Err(ItemError::NoSecret));
     }
 
     #[test]

@@ -17,11 +17,11 @@ pub const HOST_RATE: u64 = 4 << 10;
 /// Bytes a second for all hosts together; a busy node of the public network sends half of it.
 pub const TOTAL_RATE: u64 = 64 << 10;
 /// Bytes a second for a port of this machine; the allowance for all does not count there.
-pub const LOCAL_RATE: u64 = 16 << 20;
+pub(super) const LOCAL_RATE: u64 = 16 << 20;
 /// For how long an allowance is saved up: a busy look-up or a hundred announces come at once.
-pub const SAVED_UP: Duration = Duration::from_secs(8);
+pub(super) const SAVED_UP: Duration = Duration::from_secs(8);
 /// Hosts that are remembered. Those who have saved up everything again are forgotten; beyond, strangers are not answered.
-pub const MOST_HOSTS: usize = 4096;
+pub(super) const MOST_HOSTS: usize = 4096;
 
 /// Who can have one allowance and one share of a store: an IPv4 address, or an IPv6 network, of which one host has all
 /// addresses. On loopback, where all hosts look alike, an address with its port.
@@ -65,8 +65,7 @@ impl Limits {
     /// May this host be answered?
     pub(super) fn admit(&mut self, host: Host, now: Moment) -> bool {
         let within = |earned: Moment| earned <= now + SAVED_UP;
-        if let Host::Local(_) = host {
-        } else if !within(self.total) {
+        if !matches!(host, Host::Local(_)) && !within(self.total) {
             return false;
         }
         if self.hosts.len() >= MOST_HOSTS && !self.hosts.contains_key(&host) {
@@ -121,14 +120,14 @@ mod tests {
     fn a_forged_address_is_sent_what_it_saved_and_its_rate() {
         let mut limits = Limits::new(HOST_RATE, TOTAL_RATE);
         let sent = flood(&mut limits, |port| Host::of(SocketAddr::new([9, 9, 9, 9].into(), port as u16)), 60);
-        assert!(sent <= HOST_RATE * 68 + 1000 && sent >= HOST_RATE * 60, "{sent}");
+        assert!((HOST_RATE * 60..=HOST_RATE * 68 + 1000).contains(&sent), "{sent}");
     }
 
     #[test]
     fn many_forged_addresses_are_sent_what_is_for_all() {
         let mut limits = Limits::new(HOST_RATE, TOTAL_RATE);
         let sent = flood(&mut limits, |n| Host::V4((n as u32).to_be_bytes()), 60);
-        assert!(sent <= TOTAL_RATE * 68 + 1000 && sent >= TOTAL_RATE * 60, "{sent}");
+        assert!((TOTAL_RATE * 60..=TOTAL_RATE * 68 + 1000).contains(&sent), "{sent}");
     }
 
     #[test]

@@ -15,21 +15,21 @@ use fastrand::Rng;
 use super::{Bloom, NodeId, Samples, limits::Host};
 
 /// How long a peer is kept after it announced itself. Clients come back after 15 to 30 minutes.
-pub const PEER_LIFE: Duration = Duration::from_secs(30 * 60);
+pub(super) const PEER_LIFE: Duration = Duration::from_secs(30 * 60);
 /// Swarms that are kept.
-pub const MOST_SWARMS: usize = 8192;
+pub(super) const MOST_SWARMS: usize = 8192;
 /// Peers of a swarm that are kept; the filters of BEP 33 count well up to 6,000.
-pub const MOST_PEERS_OF_A_SWARM: usize = 1000;
+pub(super) const MOST_PEERS_OF_A_SWARM: usize = 1000;
 /// Peers of all swarms that are kept: about ten MiB.
-pub const MOST_STORED_PEERS: usize = 65_536;
+pub(super) const MOST_STORED_PEERS: usize = 65_536;
 /// Swarms in which one host is kept: more are not near any one node's id.
-pub const MOST_SWARMS_OF_A_HOST: usize = 256;
+pub(super) const MOST_SWARMS_OF_A_HOST: usize = 256;
 /// Peers of one IPv6 network in one swarm: a home may have several, one host could have all.
-pub const MOST_PEERS_OF_A_NETWORK: usize = 8;
+pub(super) const MOST_PEERS_OF_A_NETWORK: usize = 8;
 /// Info-hashes of a sample (BEP 51); with nodes of both families they fit a datagram.
-pub const SAMPLE_SIZE: usize = 32;
+pub(super) const SAMPLE_SIZE: usize = 32;
 /// How long a sample stays the same (BEP 51).
-pub const SAMPLE_LIFE: Duration = Duration::from_secs(10 * 60);
+pub(super) const SAMPLE_LIFE: Duration = Duration::from_secs(10 * 60);
 
 /// The store.
 #[derive(Debug, Default)]
@@ -83,12 +83,12 @@ impl Peers {
     ) -> Result<(), ShareUsedUp> {
         self.expire(now);
         let key = key(addr);
-        let known = self.swarms.get(&info_hash).is_some_and(|swarm| swarm.peers.contains_key(&key));
-        if !known {
-            let crowded = self.swarms.get(&info_hash).is_some_and(|swarm| swarm.is_crowded(addr.ip()));
-            if crowded || self.shares.get(&host).is_some_and(|share| *share >= MOST_SWARMS_OF_A_HOST) {
-                return Err(ShareUsedUp);
-            }
+        let swarm = self.swarms.get(&info_hash);
+        let before = swarm.and_then(|swarm| swarm.peers.get(&key)).map(|peer| peer.host);
+        let crowded = before.is_none() && swarm.is_some_and(|swarm| swarm.is_crowded(addr.ip()));
+        let share = self.shares.get(&host).copied().unwrap_or_default();
+        if crowded || before != Some(host) && share >= MOST_SWARMS_OF_A_HOST {
+            return Err(ShareUsedUp);
         }
         let swarm = self.swarms.entry(info_hash).or_default();
         self.by_age.remove(&(swarm.announced, info_hash));
@@ -118,8 +118,8 @@ impl Peers {
         }
         while self.total > MOST_STORED_PEERS {
             let Some((_, info_hash)) = self.by_age.first() else { return };
-            let Some(swarm) = self.swarms.get_mut(info_hash) else { return };
-            match swarm.oldest().and_then(|oldest| swarm.peers.remove(&oldest)) {
+            let swarm = self.swarms.get_mut(info_hash).filter(|swarm| swarm.peers.len() > 1);
+            match swarm.and_then(|swarm| swarm.peers.remove(&swarm.oldest()?)) {
                 Some(peer) => {
                     give_back(&mut self.shares, peer.host);
                     self.total -= 1;

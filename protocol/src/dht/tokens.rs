@@ -9,9 +9,9 @@ use castanet_core::{Moment, digest::sha1};
 use fastrand::Rng;
 
 /// How long a secret is used to make tokens.
-pub const SECRET_LIFE: Duration = Duration::from_secs(300);
+const SECRET_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of our tokens.
-pub const TOKEN_LENGTH: usize = 8;
+const TOKEN_LENGTH: usize = 8;
 
 type Secret = [u8; 20];
 
