@@ -189,6 +189,30 @@ fn real_clients_differ() {
     assert_eq!(asked.ask, Ask::Other { method: "vote".to_owned(), target: Some(OTHER) });
 }
 
+/// As libtorrent 2.1 sends them, but for the ids.
+#[test]
+fn libtorrent_is_understood() {
+    let bootstrap = b"d1:ad2:bsi1e2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers\
+                      1:t2:\xde\xd21:v4:LT\x02\x111:y1:qe";
+    let expected = query(Ask::GetPeers { info_hash: OTHER, noseed: false, scrape: false });
+    assert_eq!(read(bootstrap).body, expected.body);
+    let announce =
+        b"d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz1234564:porti33301e4:seedi1e5:token4:abcde\
+                     1:q13:announce_peer1:t2:\x10k1:v4:LT\x02\x111:y1:qe";
+    let token = (*b"abcd").into();
+    let expected = query(Ask::AnnouncePeer { info_hash: OTHER, port: Some(33301), token, seed: true });
+    assert_eq!(read(announce).body, expected.body);
+    let sample =
+        b"d2:ip6:\x7f\0\0\x01\xb7\xf31:rd2:id20:abcdefghij01234567898:intervali21600e5:nodes0:3:numi1e1:pi47091e\
+                   7:samples20:mnopqrstuvwxyz123456e1:t1:i1:v4:LT\x02\x111:y1:re";
+    let samples = Samples { interval: LONGEST_INTERVAL, total: 1, hashes: vec![OTHER] };
+    let expected = answer(Response { from: ASKER, samples: Some(samples), ..Response::default() });
+    assert_eq!(read(sample).body, expected.body);
+    let refusal = b"d1:eli203e13:invalid tokene2:ip6:\x7f\0\0\x01\xb7\xf31:rd2:id20:abcdefghij01234567891:pi47091ee\
+                    1:t7:ggggggg1:v4:LT\x02\x111:y1:ee";
+    assert_eq!(read(refusal).body, Body::error(error_code::PROTOCOL, "invalid token"));
+}
+
 #[test]
 fn nonsense_is_refused_and_bad_queries_are_told_so() {
     for bytes in [
