@@ -106,7 +106,7 @@ impl Display for Finds {
         let after = format!("{:8.3} s", self.start.elapsed().as_secs_f64());
         match what {
             Happening::PeerFound { addr, plugin, instance } => {
-                print(&format!("{after}  {plugin:<13} {addr:<24} {}", human::plain(instance)))
+                print(&format!("{after}  {:<13} {:<24} {}", plugin.0, addr.to_string(), human::plain(instance)))
             }
             Happening::Metadata(metainfo) => {
                 print(&format!("{after}  metadata      {}, {}", torrent.name, human::size(metainfo.info.length)))

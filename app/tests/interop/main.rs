@@ -11,6 +11,7 @@ mod payload;
 mod programs;
 mod world;
 
+mod discovery;
 mod formats;
 mod kills;
 mod sanity;

@@ -17,6 +17,7 @@ pub(crate) mod libtorrent;
 pub(crate) mod opentracker;
 pub(crate) mod qbittorrent;
 pub(crate) mod rtorrent;
+pub(crate) mod session;
 pub(crate) mod transmission;
 
 /// A BitTorrent program that the tests can drive.

@@ -1,0 +1,68 @@
+"""session.py CONFIG
+
+A libtorrent session as the JSON object CONFIG describes it: "address" and "folder"; "torrent" (a file) or "magnet"; what
+it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial). Every line on
+stdout is a JSON object: {"state", "done", "nodes"} when one of them changed.
+"""
+import json
+import sys
+import time
+
+import libtorrent as lt
+
+config = json.loads(sys.argv[1])
+
+
+def settings(address, nodes):
+    """A session on loopback: the limits that keep strangers of one network apart would keep our few apart, too."""
+    category = lt.alert_category
+    return {
+        "listen_interfaces": address,
+        "outgoing_interfaces": address.rsplit(":", 1)[0],
+        "enable_dht": nodes is not None,
+        "dht_bootstrap_nodes": ",".join(nodes or []),
+        "dht_restrict_routing_ips": False,
+        "dht_restrict_search_ips": False,
+        "dht_ignore_dark_internet": False,
+        "dht_prefer_verified_node_ids": False,
+        "dht_upload_rate_limit": 1_000_000,
+        "enable_lsd": bool(config.get("lsd")),
+        "enable_upnp": False,
+        "enable_natpmp": False,
+        "allow_multiple_connections_per_ip": True,
+        "alert_mask": category.error | category.status | category.connect | category.dht,
+    }
+
+
+session = lt.session(settings(config["address"], config.get("dht")))
+everyone = lt.ip_filter()
+everyone.add_rule("0.0.0.0", "255.255.255.255", 1 << session.global_peer_class_id)
+session.set_peer_class_filter(everyone)
+
+if "torrent" in config:
+    params = lt.load_torrent_file(config["torrent"])
+else:
+    params = lt.parse_magnet_uri(config["magnet"])
+params.save_path = config["folder"]
+flags = lt.torrent_flags
+params.flags &= ~(flags.auto_managed | flags.paused)
+for key, flag in ("pex", flags.disable_pex), ("dht", flags.disable_dht), ("lsd", flags.disable_lsd):
+    if config.get(key) in (None, False):
+        params.flags |= flag
+handle = session.add_torrent(params)
+for peer in config.get("peers", []):
+    host, port = peer.rsplit(":", 1)
+    handle.connect_peer((host, int(port)))
+
+last = None
+while True:
+    status = handle.status()
+    nodes = session.status().dht_nodes
+    now = (str(status.state), status.is_seeding, nodes)
+    if now != last:
+        print(json.dumps({"state": now[0], "done": now[1], "nodes": nodes}), flush=True)
+        last = now
+    for alert in session.pop_alerts():
+        if not isinstance(alert, lt.state_update_alert):
+            print(alert.message(), file=sys.stderr, flush=True)
+    time.sleep(0.05)
