@@ -9,6 +9,7 @@ use castanet_core::seams::transport::{Transport, TransportError};
 
 pub mod faulty;
 pub mod memory;
+mod multicast;
 pub mod resolver;
 pub mod tcp;
 pub mod udp;

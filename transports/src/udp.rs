@@ -1,6 +1,10 @@
 //! Datagrams over UDP: under UDP trackers, the DHT and local discovery.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use castanet_core::{
@@ -9,6 +13,8 @@ use castanet_core::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
+
+use crate::multicast::Multicast;
 
 /// Makes UDP sockets.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,6 +33,9 @@ impl DatagramFactory for Udp {
         let socket = UdpSocket::from_std(socket.into())?;
         Ok(Arc::new(UdpDatagrams { local: socket.local_addr()?, socket }))
     }
+    async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
+        Ok(Arc::new(Multicast::join(canonical(group), interface.to_canonical())?))
+    }
 }
 
 #[derive(Debug)]
@@ -44,12 +53,17 @@ impl Datagrams for UdpDatagrams {
         self.socket.send_to(payload, canonical(to)).await
     }
     async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        loop {
-            match self.socket.recv_from(buffer).await {
-                // Windows reports here that an earlier datagram found nobody; it says nothing about this socket.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
-                received => return received.map(|(length, from)| (length, canonical(from))),
-            }
+        receive(&self.socket, buffer).await
+    }
+}
+
+/// One datagram, from whom it really is.
+pub(crate) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    loop {
+        match socket.recv_from(buffer).await {
+            // Windows reports here that an earlier datagram found nobody; it says nothing about this socket.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            received => return received.map(|(length, from)| (length, canonical(from))),
         }
     }
 }

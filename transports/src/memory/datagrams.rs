@@ -23,10 +23,24 @@ pub(super) struct Mailbox {
     /// By time of arrival, then in the order in which they were sent.
     waiting: BTreeMap<(Instant, u64), (Vec<u8>, SocketAddr)>,
     news: Arc<Notify>,
+    /// The multicast group that it hears.
+    group: Option<SocketAddr>,
 }
 
 impl State {
+    /// Delivers to the socket bound to `to`, or to every one that joined it: also the sender's, as with multicast on
+    /// real networks.
     fn post(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        if !to.ip().is_multicast() {
+            return self.deliver(from, to, payload);
+        }
+        let joined = self.mailboxes.iter().filter(|(_, mailbox)| mailbox.group == Some(to));
+        for member in joined.map(|(member, _)| *member).collect::<Vec<_>>() {
+            self.deliver(from, member, payload);
+        }
+    }
+
+    fn deliver(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         let loss = self.link(from.ip(), to.ip()).loss;
         let is_lost = loss > 0.0 && self.random.f64() < loss;
         if is_lost || !self.is_connected(from.ip(), to.ip()) {
@@ -64,9 +78,9 @@ enum Found {
 }
 
 impl MemoryDatagrams {
-    pub(super) fn bind(net: &Shared, local: SocketAddr) -> io::Result<Self> {
+    pub(super) fn bind(net: &Shared, local: SocketAddr, group: Option<SocketAddr>) -> io::Result<Self> {
         let news = Arc::new(Notify::new());
-        let mailbox = Mailbox { waiting: BTreeMap::new(), news: news.clone() };
+        let mailbox = Mailbox { waiting: BTreeMap::new(), news: news.clone(), group };
         net.with(|state| state.claim(local, |state| &mut state.mailboxes, mailbox))?;
         Ok(Self { net: net.clone(), local, news })
     }

@@ -209,7 +209,19 @@ impl Transport for MemoryTransport {
 impl DatagramFactory for MemoryTransport {
     async fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn Datagrams>> {
         let local = self.local(local)?;
-        Ok(Arc::new(MemoryDatagrams::bind(&self.net, local)?))
+        Ok(Arc::new(MemoryDatagrams::bind(&self.net, local, None)?))
+    }
+    async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
+        let group = canonical(group);
+        if !group.ip().is_multicast() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no multicast group", group.ip())));
+        }
+        // Several programs of a host may join: each has a port of its own, and the group has one for all.
+        let local = self.local(SocketAddr::new(interface, 0))?;
+        if group.is_ipv4() != local.is_ipv4() {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        Ok(Arc::new(MemoryDatagrams::bind(&self.net, local, Some(group))?))
     }
 }
 

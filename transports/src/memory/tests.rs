@@ -199,3 +199,28 @@ async fn the_same_seed_loses_the_same_datagrams() {
     assert_eq!(first, arrivals(1).await);
     assert_ne!(first, arrivals(2).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_heard_by_all_who_joined() {
+    let net = MemoryNet::new(1);
+    let group = "239.192.152.143:6771".parse().unwrap();
+    net.set_link(ip(1), ip(3), Link { loss: 1.0, ..Link::default() });
+    let any = IpAddr::from([0, 0, 0, 0]);
+    let [a, b, c, d] = [1, 2, 3, 2].map(|last| net.host(ip(last)).join(group, any).now_or_never().unwrap().unwrap());
+    let stranger = net.host(ip(2)).bind("0.0.0.0:6771".parse().unwrap()).await.unwrap();
+    a.send_to(b"hello", group).await.unwrap();
+    let mut buffer = [0; 9];
+    for member in [&a, &b, &d] {
+        assert_eq!(member.recv_from(&mut buffer).await.unwrap(), (5, a.local_addr()));
+    }
+    for deaf in [&c, &stranger] {
+        assert!(timeout(Duration::from_secs(1), deaf.recv_from(&mut buffer)).await.is_err());
+    }
+    drop(b);
+    a.send_to(b"again", group).await.unwrap();
+    assert_eq!(d.recv_from(&mut buffer).await.unwrap().0, 5);
+    let host = net.host(ip(1));
+    assert!(host.join("10.0.0.2:1".parse().unwrap(), any).await.is_err(), "no group");
+    assert!(host.join(group, ip(2)).await.is_err(), "another host's interface");
+    assert!(host.join("[ff15::efc0:988f]:6771".parse().unwrap(), any).await.is_err(), "another family");
+}
