@@ -8,6 +8,7 @@ mod announcer;
 mod driven;
 pub mod fixed;
 pub mod http_tracker;
+pub mod pex;
 pub mod process;
 #[cfg(test)]
 mod testing;
@@ -21,11 +22,16 @@ use castanet_core::seams::discovery::{Build, DiscoveryError, Settings};
 /// |---|---|---|
 /// | `fixed` | the addresses the user or the magnet link named | `resolver` |
 /// | `http-tracker` | `http:` and `https:` trackers (BEP 3, 7, 12, 23, 24, 31) | `dialer`, `resolver`, `clock`, `bind`, `seed`, `user_agent` |
+/// | `pex` | connected peers (BEP 11) | `clock` |
 /// | `udp-tracker` | `udp:` trackers (BEP 12, 15, 41) | `datagrams`, `resolver`, `clock`, `bind`, `seed` |
 ///
 /// None of them has settings.
-pub const BUILTIN: &[(&str, Build)] =
-    &[(fixed::NAME, fixed::build), (http_tracker::NAME, http_tracker::build), (udp_tracker::NAME, udp_tracker::build)];
+pub const BUILTIN: &[(&str, Build)] = &[
+    (fixed::NAME, fixed::build),
+    (http_tracker::NAME, http_tracker::build),
+    (pex::NAME, pex::build),
+    (udp_tracker::NAME, udp_tracker::build),
+];
 
 /// Of [`BUILTIN`], those that are off unless they are asked for by name.
 pub const OPT_IN: &[&str] = &[];
