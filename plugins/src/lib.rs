@@ -5,6 +5,7 @@
 //! No plugin spawns a task: everything it does for a torrent lives in the stream that it returned, and ends with it.
 
 mod announcer;
+pub mod conformance;
 mod driven;
 pub mod fixed;
 pub mod http_tracker;

@@ -61,41 +61,45 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// # Errors
 /// If a setting is missing, unknown or unreadable. Whether there is such a program shows when it is started.
 pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
-    let unusable = |text: String| DiscoveryError::Unusable(text);
+    let name = settings.0.get("name").filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| DiscoveryError::Unusable("a plugin in another program needs a name".into()))?;
+    let unusable = |what: String| DiscoveryError::Unusable(format!("the plugin {name}: {what}"));
     if let Some(key) = settings.0.keys().find(|key| !["name", "command", "env", "private"].contains(&key.as_str())) {
         return Err(unusable(format!("a plugin in another program has no setting {key}")));
     }
-    let name = settings.0.get("name").filter(|name| !name.is_empty());
-    let name: Arc<str> =
-        name.ok_or_else(|| unusable("a plugin in another program needs a name".into()))?.as_str().into();
-    let words = |key: &str| {
-        let text = settings.0.get(key).map_or("", String::as_str);
-        let words = shlex::split(text).filter(|_| !text.contains('\0'));
-        words.ok_or_else(|| unusable(format!("the {key} of the plugin {name} has an open quote: {text}")))
-    };
-    let command = words("command")?;
-    if command.first().is_none_or(String::is_empty) {
-        return Err(unusable(format!("the plugin {name} needs a command")));
-    }
-    let pair = |word: String| match word.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(unusable(format!("the env of the plugin {name} has `{word}` where KEY=VALUE should be"))),
-    };
-    let env = words("env")?.into_iter().map(pair).collect::<Result<_, _>>()?;
     let private = match settings.0.get("private").map(String::as_str) {
         None | Some("false") => false,
         Some("true") => true,
-        Some(other) => return Err(unusable(format!("private of the plugin {name} is `{other}`, not true or false"))),
+        Some(other) => return Err(unusable(format!("private is `{other}`, not true or false"))),
     };
     let shared = Shared {
-        name,
-        program: Program { words: command, env },
+        name: name.as_str().into(),
+        program: program(settings).map_err(unusable)?,
         means: means.clone(),
         outbox: Mutex::default(),
         untold: Notify::new(),
         phase: watch::Sender::new(Phase::Idle),
     };
     Ok(Arc::new(Process { shared: Arc::new(shared), private }))
+}
+
+/// What is to be started, or what is wrong with it.
+pub(crate) fn program(settings: &Settings) -> Result<Program, String> {
+    let words = |key: &str| {
+        let text = settings.0.get(key).map_or("", String::as_str);
+        let words = shlex::split(text).filter(|_| !text.contains('\0'));
+        words.ok_or_else(|| format!("its {key} has an open quote: {text}"))
+    };
+    let command = words("command")?;
+    if command.first().is_none_or(String::is_empty) {
+        return Err("it needs a command".into());
+    }
+    let pair = |word: String| match word.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("its env has `{word}` where KEY=VALUE should be")),
+    };
+    let env = words("env")?.into_iter().map(pair).collect::<Result<_, _>>()?;
+    Ok(Program { words: command, env })
 }
 
 struct Process {
