@@ -64,8 +64,8 @@ pub(crate) enum Command {
     Discover(Discover),
     /// A whole swarm on this machine: tracker, two seeds and one download, made on the spot
     Demo(Demo),
-    /// List the discovery plugins
-    Plugins,
+    /// List the discovery plugins, or try one
+    Plugins(Plugins),
     /// Print a documented configuration file
     Config,
     /// Print completions for a shell
@@ -75,6 +75,25 @@ pub(crate) enum Command {
     },
     /// Print a manual page (roff)
     Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plugins {
+    #[command(subcommand)]
+    pub(crate) action: Option<PluginsAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginsAction {
+    /// Put a plugin through all that the engine may do to it; needs no network and takes about twenty seconds
+    Check {
+        /// A program with its arguments, as one word for the shell, or the name of a built-in plugin
+        #[arg(value_name = "'PROGRAM ARGUMENTS'")]
+        plugin: String,
+        /// One JSON object a line on stdout
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]

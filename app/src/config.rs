@@ -90,6 +90,13 @@ impl Settings {
         fill(&mut network.max_up, "max_up", self.max_up.as_deref(), values::bytes)
     }
 
+    /// The discovery plugins in other programs, by name and command.
+    pub(crate) fn programs(&self) -> Result<Vec<(String, String)>> {
+        let mut programs = Vec::new();
+        fill_all(&mut programs, "plugin", self.plugin.as_deref(), values::plugin)?;
+        Ok(programs)
+    }
+
     /// What applies to seeding.
     pub(crate) fn complete_limits(&self, limits: &mut SeedLimits) -> Result<()> {
         limits.seed_ratio = limits.seed_ratio.or(self.seed_ratio);

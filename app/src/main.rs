@@ -48,7 +48,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify(verify) => on_runtime(commands::verify::run(&verify, interrupt()?)),
         Command::Discover(discover) => on_runtime(commands::discover::run(discover, &common, interrupt()?)),
         Command::Demo(demo) => on_runtime(commands::demo::run(&demo, interrupt()?)),
-        Command::Plugins => commands::plugins::run().map(|()| ExitCode::SUCCESS),
+        Command::Plugins(plugins) => on_runtime(commands::plugins::run(&plugins, &common)),
         Command::Config => commands::config::run().map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => commands::completions::run(shell).map(|()| ExitCode::SUCCESS),
         Command::Man => commands::man::run().map(|()| ExitCode::SUCCESS),

@@ -23,20 +23,28 @@ impl Payload {
     /// One file `NAME` of `length` bytes drawn from `seed`.
     pub fn one_file(name: &str, length: usize, piece_length: u32, seed: u64) -> Self {
         let data = bytes(length, seed);
-        Self::describe(name, vec![(String::new(), data)], piece_length, &[])
+        Self::describe(name, vec![(String::new(), data)], piece_length, &[], false)
     }
     /// A folder `NAME` with these files (path with `/`, length).
     pub fn folder(name: &str, files: &[(&str, usize)], piece_length: u32, seed: u64) -> Self {
         let contents = files.iter().zip(seed..).map(|((path, length), seed)| (path.to_string(), bytes(*length, seed)));
-        Self::describe(name, contents.collect(), piece_length, &[])
+        Self::describe(name, contents.collect(), piece_length, &[], false)
     }
     /// The same files in a torrent with this tracker.
     pub fn with_tracker(self, url: &str) -> Self {
+        self.described_anew(&[vec![url.to_string()]], false)
+    }
+    /// The same bytes in a private torrent (BEP 27).
+    pub fn private(self) -> Self {
+        let trackers = self.metainfo.trackers.clone();
+        self.described_anew(&trackers, true)
+    }
+    fn described_anew(self, trackers: &[Vec<String>], private: bool) -> Self {
         let name = self.metainfo.info.name.clone();
         let prefix = format!("{name}/");
         let below = |path: String| path.strip_prefix(&prefix).map(String::from).unwrap_or_default();
         let files = self.files.into_iter().map(|(path, data)| (below(path), data)).collect();
-        Self::describe(&name, files, self.metainfo.info.piece_length, &[vec![url.to_string()]])
+        Self::describe(&name, files, self.metainfo.info.piece_length, trackers, private)
     }
     /// Writes the files below `folder`.
     pub fn write_to(&self, folder: &Path) -> std::io::Result<()> {
@@ -53,7 +61,13 @@ impl Payload {
         self.files.iter().find(differs).map(|(path, _)| path.clone())
     }
 
-    fn describe(name: &str, files: Vec<(String, Vec<u8>)>, piece_length: u32, trackers: &[Vec<String>]) -> Self {
+    fn describe(
+        name: &str,
+        files: Vec<(String, Vec<u8>)>,
+        piece_length: u32,
+        trackers: &[Vec<String>],
+        private: bool,
+    ) -> Self {
         let all: Vec<u8> = files.iter().flat_map(|(_, data)| data.iter().copied()).collect();
         let pieces = all.chunks(piece_length as usize).flat_map(|piece| sha1(piece).0).collect();
         let is_single = matches!(&files[..], [(path, _)] if path.is_empty());
@@ -72,7 +86,7 @@ impl Payload {
             content,
             piece_length,
             pieces,
-            private: false,
+            private,
             trackers: trackers.to_vec(),
             web_seeds: Vec::new(),
             comment: None,

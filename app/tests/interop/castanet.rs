@@ -36,6 +36,20 @@ impl Castanet {
         Ok(Castanet { process: world.start("castanet-get", &mut command)? })
     }
 
+    /// Starts `castanet get` with nothing turned off; `more` says how peers may be found, and where it listens.
+    pub(crate) fn get_freely(world: &World, source: &str, folder: &Path, more: &[&str]) -> Result<Castanet> {
+        let mut command = command(&["get", "--json", "--port-mapping", "off"]);
+        command.args(more).arg("-o").arg(folder).arg(source);
+        Ok(Castanet { process: world.start("castanet-get", &mut command)? })
+    }
+
+    /// Starts `castanet seed` with nothing turned off.
+    pub(crate) fn seed_freely(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
+        let mut command = command(&["seed", "--json", "--port-mapping", "off"]);
+        command.args(more).arg(torrent).arg(folder);
+        Ok(Castanet { process: world.start("castanet-seed", &mut command)? })
+    }
+
     /// Starts `castanet seed TORRENT FOLDER` in the same way.
     pub(crate) fn seed(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
         let mut command = command(&["seed", "--no-dht", "--no-lsd", "--no-pex", "--port-mapping", "off"]);

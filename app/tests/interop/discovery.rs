@@ -168,7 +168,21 @@ fn process_plugin_alone() {
     });
 }
 
-/// Everybody of this world on 127.0.0.x.
-fn loopback(last: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 6900 + u16::from(last))
+/// Castanet knows a libtorrent peer that has nothing and wants nothing, which knows the seed.
+#[test]
+fn pex_alone() {
+    world::test(|world| -> Result<()> {
+        let torrent = payload::make(world, Shape::OneFile, 25, 16 * 1024, &[])?;
+        let seed = lonely_seed(world, &torrent, world.host(), &json!({ "pex": true }))?;
+        let idle = json!({ "pex": true, "idle": true, "peers": [seed.address.to_string()] });
+        let broker = Session::start(world, &torrent, &world.folder("broker")?, world.host(), &idle)?;
+        let folder = world.folder("get")?;
+        let (listen, peer) = (LISTEN.to_string(), broker.address.to_string());
+        let options = ["--listen", &listen, "--plugins", "pex", "--peer", &peer];
+        let events = Castanet::get_freely(world, &link(&torrent, ""), &folder, &options)?.complete()?;
+        let worth = report(&events, "pex")?;
+        ensure!(worth["useful"] == 1 && worth["bytes"].as_u64() >= Some(torrent.length as u64), "{worth}");
+        ensure!(report(&events, "fixed")?["useful"] == 0, "the broker has nothing to give");
+        torrent.same_in(&folder, false)
+    });
 }

@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod churn;
+mod discovery;
 mod disks;
 mod hostile;
 mod life;

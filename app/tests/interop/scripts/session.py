@@ -1,7 +1,7 @@
 """session.py CONFIG
 
 A libtorrent session as the JSON object CONFIG describes it: "address" and "folder"; "torrent" (a file) or "magnet"; what
-it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial). Every line on
+it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial). With "idle" it downloads nothing. Every line on
 stdout is a JSON object: {"state", "done", "nodes"} when one of them changed.
 """
 import json
@@ -49,6 +49,8 @@ params.flags &= ~(flags.auto_managed | flags.paused)
 for key, flag in ("pex", flags.disable_pex), ("dht", flags.disable_dht), ("lsd", flags.disable_lsd):
     if config.get(key) in (None, False):
         params.flags |= flag
+if config.get("idle"):
+    params.flags |= flags.upload_mode
 handle = session.add_torrent(params)
 for peer in config.get("peers", []):
     host, port = peer.rsplit(":", 1)
