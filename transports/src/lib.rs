@@ -1,7 +1,8 @@
 //! Floor 3: ways of reaching peers. Implementations of the transport, datagram and resolver seams.
 //!
 //! [`tcp`] and [`udp`] use the operating system, [`resolver`] the domain name system; [`memory`] is a network within the
-//! process, for tests and simulations, and [`faulty`] a wrapper that spoils any of them.
+//! process, for tests and simulations, and [`faulty`] a wrapper that spoils any of them. In [`udp_mux`] protocols share
+//! a UDP socket.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,6 +14,7 @@ mod multicast;
 pub mod resolver;
 pub mod tcp;
 pub mod udp;
+pub mod udp_mux;
 
 /// What every transport is built with.
 #[derive(Debug, Clone, Default)]
