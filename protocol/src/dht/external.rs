@@ -13,12 +13,12 @@ use fastrand::Rng;
 use super::NodeId;
 
 /// Votes that are remembered, one for each network of voters; the oldest is forgotten first.
-pub const MOST_VOTES: usize = 32;
+pub(super) const MOST_VOTES: usize = 32;
 /// Voters of different networks that must agree before we believe them.
-pub const QUORUM: usize = 4;
+pub(super) const QUORUM: usize = 4;
 
 /// Can the address be reached from the Internet? If not, ids need not fit and several nodes may share it.
-pub fn is_public(ip: IpAddr) -> bool {
+pub(super) fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()),
         IpAddr::V6(ip) => {
@@ -28,7 +28,7 @@ pub fn is_public(ip: IpAddr) -> bool {
 }
 
 /// What one party is likely to own: the /24 of an IPv4, the /64 of an IPv6 address.
-pub fn network(ip: IpAddr) -> u64 {
+pub(super) fn network(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(ip) => u64::from(ip.to_bits() >> 8),
         IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
@@ -36,13 +36,13 @@ pub fn network(ip: IpAddr) -> u64 {
 }
 
 /// Does the id belong to the address (BEP 42)? Any id belongs to an address that is not public.
-pub fn fits(id: &NodeId, ip: IpAddr) -> bool {
+pub(super) fn fits(id: &NodeId, ip: IpAddr) -> bool {
     let [a, b, c, ..] = id.0;
     !is_public(ip) || (u32::from_be_bytes([a, b, c, 0]) ^ prefix(ip, id.0[19])) >> 11 == 0
 }
 
 /// A random id that belongs to the address.
-pub fn id_for(ip: IpAddr, rng: &mut Rng) -> NodeId {
+pub(super) fn id_for(ip: IpAddr, rng: &mut Rng) -> NodeId {
     let mut id = random_id(rng);
     if is_public(ip) {
         let [a, b, c, _] = prefix(ip, id.0[19]).to_be_bytes();
@@ -52,7 +52,7 @@ pub fn id_for(ip: IpAddr, rng: &mut Rng) -> NodeId {
 }
 
 /// A random id.
-pub fn random_id(rng: &mut Rng) -> NodeId {
+pub(super) fn random_id(rng: &mut Rng) -> NodeId {
     let mut id = NodeId([0; 20]);
     rng.fill(&mut id.0);
     id
@@ -79,11 +79,11 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 /// Counts what nodes say our address is. Each network of voters has one vote, its latest.
 #[derive(Debug, Default)]
-pub struct Votes(VecDeque<(u64, SocketAddr)>);
+pub(super) struct Votes(VecDeque<(u64, SocketAddr)>);
 
 impl Votes {
     /// Counts a vote. Only public nodes can know a public address; others are not heard.
-    pub fn cast(&mut self, voter: SocketAddr, ours: SocketAddr) {
+    pub(super) fn cast(&mut self, voter: SocketAddr, ours: SocketAddr) {
         let comparable = voter.is_ipv4() == ours.is_ipv4() && is_public(voter.ip()) && is_public(ours.ip());
         if !comparable || ours.ip().is_multicast() {
             return;
@@ -98,14 +98,14 @@ impl Votes {
 
     /// The address that the majority agrees upon, and at least [`QUORUM`]. A gateway may give each voter another port;
     /// this is the latest.
-    pub fn winner(&self) -> Option<SocketAddr> {
+    pub(super) fn winner(&self) -> Option<SocketAddr> {
         let latest = self.0.back()?;
         let votes = self.0.iter().filter(|(_, ours)| ours.ip() == latest.1.ip()).count();
         (votes >= QUORUM && votes * 2 > self.0.len()).then_some(latest.1)
     }
 
     /// Forgets all: the network is another one.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 }

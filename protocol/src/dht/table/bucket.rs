@@ -52,10 +52,11 @@ impl Bucket {
         (weakness(entry) > 0).then_some(at)
     }
 
-    /// A node left a question unanswered.
-    pub(super) fn failed(&mut self, addr: SocketAddr) {
-        self.waiting.retain(|entry| entry.node.addr != addr);
-        let Some(at) = self.entries.iter().position(|entry| entry.node.addr == addr) else { return };
+    /// A node left a question of this moment unanswered.
+    pub(super) fn failed(&mut self, addr: SocketAddr, asked: Moment) {
+        let failed = |entry: &Entry| entry.node.addr == addr && entry.answered.is_none_or(|last| last <= asked);
+        self.waiting.retain(|entry| !failed(entry));
+        let Some(at) = self.entries.iter().position(failed) else { return };
         let entry = &mut self.entries[at];
         entry.failures += 1;
         if entry.failures >= HOPELESS {

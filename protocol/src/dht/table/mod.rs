@@ -22,23 +22,23 @@ use super::{
 };
 
 /// Nodes of a bucket, and nodes near a target that count: BEP 5's K.
-pub const K: usize = 8;
+pub(super) const K: usize = 8;
 /// So many times [`K`] nodes fit into the buckets of the far half, quarter, eighth and sixteenth of all ids.
-pub const FAR_BUCKETS: [usize; 4] = [16, 8, 4, 2];
+pub(super) const FAR_BUCKETS: [usize; 4] = [16, 8, 4, 2];
 /// Nodes that wait for a place in a bucket.
-pub const MOST_WAITING: usize = 8;
+pub(super) const MOST_WAITING: usize = 8;
 /// A node that was silent for so long may be gone.
-pub const SILENCE: Duration = Duration::from_secs(15 * 60);
+pub(super) const SILENCE: Duration = Duration::from_secs(15 * 60);
 /// Questions without an answer, in a row, that make a node bad.
-pub const BAD: u8 = 2;
+pub(super) const BAD: u8 = 2;
 /// The same for a node to be dropped even if no other waits for its place.
-pub const HOPELESS: u8 = 4;
+pub(super) const HOPELESS: u8 = 4;
 /// Least time between two questions to a node by which the table learns whether it is alive.
-pub const DOUBT_PAUSE: Duration = Duration::from_secs(15);
+pub(super) const DOUBT_PAUSE: Duration = Duration::from_secs(15);
 /// Places for public addresses of one network (/24, or /64 of IPv6) in a bucket.
-pub const MOST_OF_A_NETWORK_IN_A_BUCKET: usize = 2;
+pub(super) const MOST_OF_A_NETWORK_IN_A_BUCKET: usize = 2;
 /// The same in the whole table.
-pub const MOST_OF_A_NETWORK: usize = 8;
+pub(super) const MOST_OF_A_NETWORK: usize = 8;
 
 const BUCKETS: usize = 160;
 
@@ -69,7 +69,7 @@ impl Entry {
 
 /// The table.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     own: NodeId,
     /// By the number of leading bits shared with `own`. As long as the deepest that was ever needed.
     buckets: Vec<Bucket>,
@@ -77,12 +77,12 @@ pub struct Table {
 
 impl Table {
     /// An empty table around our id.
-    pub fn new(own: NodeId) -> Self {
+    pub(super) fn new(own: NodeId) -> Self {
         Self { own, buckets: Vec::new() }
     }
 
     /// Our id.
-    pub fn own(&self) -> NodeId {
+    pub(super) fn own(&self) -> NodeId {
         self.own
     }
 
@@ -113,17 +113,12 @@ impl Table {
     }
 
     /// Nodes that have answered and are not bad.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries().filter(|entry| entry.answered.is_some() && !entry.is_bad()).count()
     }
 
-    /// Is nobody known, not even from last time?
-    pub fn is_empty(&self) -> bool {
-        self.buckets.iter().all(|bucket| bucket.entries.is_empty())
-    }
-
     /// A node answered: it gets a place, or waits for one.
-    pub fn answered(&mut self, node: Node, now: Moment) {
+    pub(super) fn answered(&mut self, node: Node, now: Moment) {
         if let Some(entry) = self.find(&node) {
             (entry.answered, entry.seen, entry.failures) = (Some(now), now, 0);
             let bits = self.index(&node.id).expect("it was found there");
@@ -134,7 +129,7 @@ impl Table {
     }
 
     /// A node that was good last time: it gets a place if there is one, to be asked soon.
-    pub fn remember(&mut self, node: Node, now: Moment) {
+    pub(super) fn remember(&mut self, node: Node, now: Moment) {
         if self.find(&node).is_none() {
             self.admit(node, None, now);
         }
@@ -182,7 +177,7 @@ impl Table {
 
     /// A node asked us something: if it has ever answered, it is alive. Whether it is worth a ping to learn if it would
     /// get a place.
-    pub fn asked(&mut self, node: Node, now: Moment) -> bool {
+    pub(super) fn asked(&mut self, node: Node, now: Moment) -> bool {
         if let Some(entry) = self.find(&node) {
             if entry.answered.is_some() && entry.failures == 0 {
                 entry.seen = now;
@@ -193,7 +188,7 @@ impl Table {
     }
 
     /// Would this node, which we do not know, get a place if it answered?
-    pub fn has_room_for(&self, node: &Node, now: Moment) -> bool {
+    pub(super) fn has_room_for(&self, node: &Node, now: Moment) -> bool {
         let Some(bits) = self.index(&node.id) else { return false };
         let fits = fits(&node.id, node.addr.ip());
         let taken = |entry: &Entry| {
@@ -203,15 +198,15 @@ impl Table {
         bucket.would_take(fits, Self::places(bits), now) && !self.entries().any(taken)
     }
 
-    /// A node left a question unanswered.
-    pub fn failed(&mut self, addr: SocketAddr) {
+    /// A node left a question unanswered. It counts unless the node has answered another one since.
+    pub(super) fn failed(&mut self, addr: SocketAddr, asked: Moment) {
         for bucket in &mut self.buckets {
-            bucket.failed(addr);
+            bucket.failed(addr, asked);
         }
     }
 
     /// Up to [`K`] nodes near a target, nearest first, as others are told of them: who answered and fits comes first.
-    pub fn nodes_for_others(&self, target: &NodeId, now: Moment) -> Vec<Node> {
+    pub(super) fn nodes_for_others(&self, target: &NodeId, now: Moment) -> Vec<Node> {
         let known = self.entries().filter(|entry| entry.answered.is_some() && !entry.is_bad());
         let ranked =
             known.map(|entry| (!entry.fits || !entry.is_good(now), entry.node.id.distance(target), entry.node));
@@ -219,20 +214,20 @@ impl Table {
     }
 
     /// Up to `most` nodes near a target, nearest first, to begin a look-up with. Doubtful ones are among them.
-    pub fn nearest(&self, target: &NodeId, most: usize) -> Vec<Node> {
+    pub(super) fn nearest(&self, target: &NodeId, most: usize) -> Vec<Node> {
         let known = self.entries().filter(|entry| !entry.is_bad());
         first(known.map(|entry| (false, entry.node.id.distance(target), entry.node)).collect(), most)
     }
 
     /// The nodes that are worth keeping until next time, those that answered last first.
-    pub fn worth_saving(&self, most: usize) -> Vec<Node> {
+    pub(super) fn worth_saving(&self, most: usize) -> Vec<Node> {
         let mut kept: Vec<_> = self.entries().filter(|entry| !entry.is_bad()).collect();
         kept.sort_by_key(|entry| (std::cmp::Reverse(entry.answered), entry.node));
         kept.into_iter().take(most).map(|entry| entry.node).collect()
     }
 
     /// The node about which most doubt is due, with a target near it to ask it for.
-    pub fn doubtful(&mut self, now: Moment, rng: &mut Rng) -> Option<(Node, NodeId)> {
+    pub(super) fn doubtful(&mut self, now: Moment, rng: &mut Rng) -> Option<(Node, NodeId)> {
         let doubts = |entry: &Entry| {
             !entry.is_good(now) && entry.doubted.is_none_or(|doubted| now.since(doubted) >= DOUBT_PAUSE)
         };
@@ -246,7 +241,7 @@ impl Table {
     }
 
     /// A target in a bucket that has not changed for a quarter of an hour and has room. It counts as changed from now.
-    pub fn stale(&mut self, now: Moment, rng: &mut Rng) -> Option<NodeId> {
+    pub(super) fn stale(&mut self, now: Moment, rng: &mut Rng) -> Option<NodeId> {
         let old = |bits: usize, bucket: &Bucket| {
             bucket.entries.len() < Self::places(bits) && now.since(bucket.changed) >= SILENCE
         };
@@ -268,7 +263,7 @@ impl Table {
     }
 
     /// The same nodes around another id of ours.
-    pub fn rebuilt(&self, own: NodeId, now: Moment) -> Self {
+    pub(super) fn rebuilt(&self, own: NodeId, now: Moment) -> Self {
         let mut table = Self::new(own);
         for entry in self.entries() {
             if let Some(bits) = table.index(&entry.node.id) {
@@ -279,7 +274,7 @@ impl Table {
     }
 
     /// Panics if a bound does not hold.
-    pub fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         assert!(self.buckets.len() <= BUCKETS);
         let mut seen = std::collections::BTreeSet::new();
         let mut networks = std::collections::BTreeMap::<_, usize>::new();

@@ -56,21 +56,23 @@ fn good_nodes_stay_and_bad_ones_make_way() {
     table.answered(new, at(1));
     assert!(!nodes(&table).contains(&new));
     // Once is an accident, twice is bad: whoever waited takes the place.
-    table.failed(old.addr);
+    table.failed(old.addr, at(1));
     assert!(nodes(&table).contains(&old));
-    table.failed(old.addr);
+    table.failed(old.addr, at(1));
     assert!(nodes(&table).contains(&new) && !nodes(&table).contains(&old));
     // An answer forgives.
     let other = local(0x01, 4);
-    table.failed(other.addr);
-    table.answered(other, at(2));
-    table.failed(other.addr);
+    table.failed(other.addr, at(1));
+    table.answered(other, at(3));
+    table.failed(other.addr, at(2));
+    assert!(table.find(&other).is_some_and(|entry| entry.failures == 0), "it has answered since");
+    table.failed(other.addr, at(3));
     assert!(table.find(&other).is_some_and(|entry| !entry.is_bad()));
     // Nobody waits: a bad node stays until it is hopeless, but nobody hears of it.
-    (1..BAD).for_each(|_| table.failed(other.addr));
+    (1..BAD).for_each(|_| table.failed(other.addr, at(4)));
     assert!(table.find(&other).is_some_and(|entry| entry.is_bad()));
     assert!(!table.nearest(&other.id, 100).contains(&other));
-    (BAD..HOPELESS).for_each(|_| table.failed(other.addr));
+    (BAD..HOPELESS).for_each(|_| table.failed(other.addr, at(4)));
     assert!(table.find(&other).is_none());
     table.check_invariants();
 }
@@ -152,7 +154,7 @@ fn nodes_of_last_time_are_begun_with_but_not_recommended() {
     let mut table = Table::new(OWN);
     let (old, new) = (local(0x80, 1), local(0x80, 2));
     table.remember(old, at(0));
-    assert_eq!((table.len(), table.is_empty()), (0, false));
+    assert_eq!(table.len(), 0, "it has not answered");
     assert_eq!((table.nearest(&OWN, 8), table.nodes_for_others(&OWN, at(0))), (vec![old], vec![]));
     assert_eq!(table.doubtful(at(0), &mut Rng::with_seed(1)).map(|(node, _)| node), Some(old));
     table.answered(new, at(1));
@@ -175,7 +177,7 @@ proptest! {
                 0 => table.answered(node, at(minutes)),
                 1 => table.remember(node, at(minutes)),
                 2 => { table.asked(node, at(minutes)); }
-                3 => table.failed(node.addr),
+                3 => table.failed(node.addr, at(minutes)),
                 4 => { table.doubtful(at(minutes), &mut rng); }
                 _ => table = table.rebuilt(id, at(minutes)),
             }
