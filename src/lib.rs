@@ -50,7 +50,7 @@ pub use castanet_core::{
     metainfo, seams,
     seams::storage::Allocation,
 };
-pub use castanet_plugins::{BUILTIN as BUILTIN_PLUGINS, conformance};
+pub use castanet_plugins::{BUILTIN as BUILTIN_PLUGINS, OPT_IN as OPT_IN_PLUGINS, conformance};
 pub use castanet_protocol::{
     diagnosis::Diagnosis,
     picker::Priority,
