@@ -73,6 +73,18 @@ fn the_example_in_python_passes() {
 }
 
 #[test]
+fn the_program_of_the_page_passes() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/ADD-A-PLUGIN.md");
+    let page = fs::read_to_string(page).unwrap();
+    let program = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("one.sh"), program).unwrap();
+    let output = castanet(&home, &["plugins", "check", "sh one.sh"]);
+    assert!(output.status.success(), "{}{}", printed(&output), said(&output));
+    assert!(printed(&output).contains("starts for a torrent: 1 peer"), "{}", printed(&output));
+}
+
+#[test]
 fn a_built_in_plugin_is_checked_by_name() {
     let home = tempfile::tempdir().unwrap();
     let output = castanet(&home, &["plugins", "check", "fixed"]);

@@ -147,7 +147,7 @@ impl Bench<'_> {
         }
         let mut stream = torrent.discover(plugin).await?;
         let seen = self.watch(&mut stream).await?;
-        Ok(format!("{} peers, {} errors", seen.peers, seen.errors))
+        Ok(format!("{}, {}", counted(seen.peers, "peer"), counted(seen.errors, "error")))
     }
 
     async fn serves_several(&self, plugin: &Arc<dyn Discovery>) -> Verdict {
@@ -171,14 +171,14 @@ impl Bench<'_> {
         let before = self.watch(&mut stream).await?;
         let resting = self.watch(&mut stream).await?;
         if resting.peers > 0 {
-            return Err(format!("it found {} peers that nobody wanted", resting.peers));
+            return Err(format!("it found {} that nobody wanted", counted(resting.peers, "peer")));
         }
         torrent.progress.send_modify(|progress| progress.wanted = 50);
         let after = self.watch(&mut stream).await?;
         if after.ended && !first.ended && !before.ended && !resting.ended {
             return Err("its stream ended when peers were wanted again".into());
         }
-        Ok(format!("{} peers before, none at rest, {} after", first.peers, after.peers))
+        Ok(format!("{} before, none at rest, {} after", counted(first.peers, "peer"), after.peers))
     }
 
     async fn takes_feedback(&self, plugin: &Arc<dyn Discovery>) -> Verdict {
