@@ -1,10 +1,15 @@
 //! "Why is it slow?": from facts to reasons, the weightiest first, each with its evidence.
 
-use std::{fmt, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
 use castanet_core::PluginName;
 
-/// What is known of a torrent that stalls or crawls.
+/// With fewer connections than this the way to peers is of interest: who refused us, and how the plugins fare.
+const FEW: usize = 5;
+/// Characters of a plugin's or a tracker's own words that are quoted.
+const LONGEST_QUOTE: usize = 160;
+
+/// What is known of a torrent that stalls or crawls. What is not known is left at 0, `false` or `None`.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     /// It waits for its metadata, not for pieces.
@@ -21,7 +26,7 @@ pub struct Facts {
     pub unreachable: usize,
     /// Known peers whose handshake failed.
     pub not_this_torrent: usize,
-    /// Addresses banned for bad data.
+    /// Addresses banned.
     pub banned: usize,
     /// Open connections.
     pub connected: usize,
@@ -29,12 +34,18 @@ pub struct Facts {
     pub choking: usize,
     /// Of these, how many have stopped sending though asked.
     pub snubbed: usize,
+    /// Of these, how many neither choke us nor have a piece that is missing here.
+    pub without_use: usize,
     /// Of these, how many cannot give metadata.
     pub without_metadata: usize,
+    /// Wanted pieces that no connected peer has.
+    pub missing_everywhere: u32,
     /// What arrives, bytes per second.
     pub rate: u64,
     /// Our own limit, bytes per second.
     pub rate_limit: Option<u64>,
+    /// Peers wait for what they sent to be written.
+    pub is_disk_busy: bool,
     /// The discovery plugins that serve the torrent.
     pub sources: Vec<SourceFacts>,
 }
@@ -58,6 +69,8 @@ pub struct SourceFacts {
 pub enum ReasonKind {
     /// Our own rate limit is reached.
     RateLimit,
+    /// What arrives is not written fast enough.
+    Disk,
     /// No discovery plugin serves the torrent.
     NoSources,
     /// No peer is known.
@@ -68,13 +81,19 @@ pub enum ReasonKind {
     Choked,
     /// Those connected do not send what was asked.
     Snubbed,
-    /// Those connected cannot give metadata.
+    /// Those connected have nothing that is missing.
+    NothingNew,
+    /// Those connected have not told what the torrent is, or cannot.
     NoMetadata,
-    /// Those connected have nothing that is missing, or are slow.
+    /// Those connected are slow.
     LittleToGive,
-    /// Trackers fail.
+    /// Nobody connected has some of the pieces.
+    MissingPieces,
+    /// Peers were banned.
+    Banned,
+    /// Trackers fail, or name nobody.
     Trackers,
-    /// Another plugin's condition.
+    /// How another plugin fares.
     Source,
 }
 
@@ -83,13 +102,17 @@ impl ReasonKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::RateLimit => "rate_limit",
+            Self::Disk => "disk",
             Self::NoSources => "no_sources",
             Self::NoPeers => "no_peers",
             Self::NotConnected => "not_connected",
             Self::Choked => "choked",
             Self::Snubbed => "snubbed",
+            Self::NothingNew => "nothing_new",
             Self::NoMetadata => "no_metadata",
             Self::LittleToGive => "little_to_give",
+            Self::MissingPieces => "missing_pieces",
+            Self::Banned => "banned",
             Self::Trackers => "trackers",
             Self::Source => "source",
         }
@@ -132,83 +155,151 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Weighs the facts.
+/// Weighs the facts: first what is in our own hands, then the peers, then where they come from.
 pub fn diagnose(facts: &Facts) -> Diagnosis {
     let mut reasons = Vec::new();
     let mut because = |kind, text: String| reasons.push(Reason { kind, text });
-    if let Some(limit) = facts.rate_limit.filter(|limit| facts.rate * 10 >= limit * 8) {
+    if let Some(limit) = facts.rate_limit.filter(|limit| facts.rate.saturating_mul(10) >= limit.saturating_mul(8)) {
         because(ReasonKind::RateLimit, format!("the download limit of {} is reached", rate(limit)));
     }
-    match (facts.known, facts.connected) {
-        (0, 0) => because(ReasonKind::NoPeers, "no peers have been found yet".into()),
-        (_, 0) => because(ReasonKind::NotConnected, not_connected(facts)),
-        _ => because_of_the_connected(facts, &mut because),
+    if facts.is_disk_busy {
+        because(ReasonKind::Disk, "the disk is slower than what arrives".into());
     }
-    let is_short_of_peers = facts.connected < 5;
-    if facts.sources.is_empty() && is_short_of_peers {
-        because(ReasonKind::NoSources, "no discovery plugin serves this torrent".into());
+    let (kind, text) = of_peers(facts);
+    because(kind, text);
+    if facts.missing_everywhere > 0 && facts.connected > 0 {
+        let n = facts.missing_everywhere as usize;
+        because(ReasonKind::MissingPieces, format!("nobody connected has {} of the pieces", some(n)));
     }
-    if is_short_of_peers {
-        because_of_trackers(facts, &mut because);
-        for source in facts.sources.iter().filter(|source| !is_tracker(source)) {
-            match (&source.condition, source.failing.first()) {
-                (Some(condition), _) => because(ReasonKind::Source, format!("{} {condition}", called(source))),
-                (None, Some((_, why))) => because(ReasonKind::Source, format!("{} fails ({why})", called(source))),
-                (None, None) => {}
-            }
+    if facts.connected < FEW {
+        if facts.banned > 0 {
+            let is = if facts.banned == 1 { "address is" } else { "addresses are" };
+            because(ReasonKind::Banned, format!("{} {is} banned", facts.banned));
         }
+        if facts.sources.is_empty() {
+            because(ReasonKind::NoSources, "no discovery plugin serves this torrent".into());
+        }
+        let (trackers, others): (Vec<_>, Vec<_>) = facts.sources.iter().partition(|source| is_tracker(source));
+        of_trackers(&trackers, facts).into_iter().for_each(|text| because(ReasonKind::Trackers, text));
+        let texts = others.into_iter().filter_map(|source| of_source(source, facts));
+        texts.for_each(|text| because(ReasonKind::Source, text));
     }
     Diagnosis { reasons }
 }
 
-fn not_connected(facts: &Facts) -> String {
-    let fates = [
-        (facts.refused, "refused"),
-        (facts.timed_out, "did not answer"),
-        (facts.unreachable, "cannot be reached from here"),
-        (facts.not_this_torrent, "hung up or have another torrent"),
-        (facts.half_open, "being dialled"),
-    ];
-    let evidence = listed(&fates);
-    match evidence.is_empty() {
-        true => format!("none of the {} known is connected", peers(facts.known)),
-        false => format!("{} known: {evidence}", peers(facts.known)),
-    }
-}
+/// How peers fare: how many, and what is said of one, of many, and of all.
+type Fate = (usize, [&'static str; 3]);
 
-fn because_of_the_connected(facts: &Facts, because: &mut impl FnMut(ReasonKind, String)) {
-    let n = facts.connected;
-    let connected = format!("{} connected", peers(n));
-    if facts.is_metadata && facts.without_metadata == n {
-        return because(ReasonKind::NoMetadata, format!("{connected}, but none can tell what the torrent is"));
+/// Why the peers known give so little.
+fn of_peers(facts: &Facts) -> (ReasonKind, String) {
+    if facts.known == 0 && facts.connected == 0 {
+        return (ReasonKind::NoPeers, "no peers have been found yet".into());
     }
-    if facts.is_metadata {
-        return because(ReasonKind::NoMetadata, format!("{connected}, and no good metadata have come from them yet"));
-    }
-    match (facts.choking, facts.snubbed) {
-        (choking, _) if choking == n => {
-            because(ReasonKind::Choked, format!("{connected}: {}", all(n, "choke us", "chokes us")))
-        }
-        (0, 0) => because(ReasonKind::LittleToGive, format!("{connected}, but they have little to give")),
-        (choking, snubbed) => {
-            let fates = [(choking, "choke us"), (snubbed, "have stopped sending")];
-            let kind = if choking >= snubbed { ReasonKind::Choked } else { ReasonKind::Snubbed };
-            because(kind, format!("{connected}: {}", listed(&fates)));
-        }
-    }
-}
-
-fn because_of_trackers(facts: &Facts, because: &mut impl FnMut(ReasonKind, String)) {
-    let trackers = || facts.sources.iter().filter(|source| is_tracker(source));
-    let failing: Vec<_> = trackers().flat_map(|source| &source.failing).collect();
-    let answered: usize = trackers().map(|source| source.answered).sum();
-    let Some((_, why)) = failing.first() else { return };
-    let text = match (answered, failing.len()) {
-        (0, 1) => format!("the tracker fails ({why})"),
-        (0, n) => format!("no tracker answered ({n} tried: {why})"),
-        (answered, n) => format!("{n} of {} trackers fail ({why})", answered + n),
+    let connected = fates_of_the_connected(facts);
+    let kind = connected.iter().max_by_key(|(_, (n, _))| *n).map_or(ReasonKind::NotConnected, |(kind, _)| *kind);
+    let mut fates: Vec<Fate> = connected.into_iter().map(|(_, fate)| fate).collect();
+    let lost = if facts.connected < FEW { fates_of_the_lost(facts) } else { Vec::new() };
+    let (total, what) = match (facts.connected, lost.is_empty()) {
+        (1.., true) => (facts.connected, "connected"),
+        _ => (facts.known.max(facts.connected), "known"),
     };
-    because(ReasonKind::Trackers, text);
+    fates.extend(lost);
+    fates.sort_by_key(|(n, _)| Reverse(*n));
+    let head = format!("{} {what}", counted(total, "peer"));
+    let text = match fates.as_slice() {
+        [] if total == 1 => format!("{head}, but not connected"),
+        [] => format!("{head}, none of them connected"),
+        [(1, [one, ..])] if total == 1 => format!("{head}: it {one}"),
+        [(2, [.., all])] if total == 2 => {
+            format!("{head}: {}", all.replacen("all", "both", 1).replacen("none", "neither", 1))
+        }
+        [(n, [.., all])] if *n == total => format!("{head}: {all}"),
+        fates => {
+            let each = fates.iter().map(|(n, [one, many, _])| format!("{n} {}", if *n == 1 { one } else { many }));
+            format!("{head}: {}", each.collect::<Vec<_>>().join(", "))
+        }
+    };
+    (kind, text)
+}
+
+/// What became of the known peers that are not connected.
+fn fates_of_the_lost(facts: &Facts) -> Vec<Fate> {
+    let no_way = "cannot be reached from here";
+    let stranger = "hung up or have another torrent";
+    let mut fates = vec![
+        (facts.refused, ["refused", "refused", "all refused"]),
+        (facts.timed_out, ["did not answer", "did not answer", "none answered"]),
+        (facts.unreachable, [no_way, no_way, "none can be reached from here"]),
+        (facts.not_this_torrent, ["hung up or has another torrent", stranger, "all hung up or have another torrent"]),
+    ];
+    // Those dialled again have a fate already.
+    if fates.iter().map(|(n, _)| n).sum::<usize>() + facts.connected + facts.half_open <= facts.known {
+        fates.push((facts.half_open, ["is being dialled", "are being dialled", "all are being dialled"]));
+    }
+    fates.retain(|(n, _)| *n > 0);
+    fates
+}
+
+/// What those connected do instead of sending; each counts once.
+fn fates_of_the_connected(facts: &Facts) -> Vec<(ReasonKind, Fate)> {
+    let mut left = facts.connected;
+    let mut take = |n: usize| {
+        let taken = n.min(left);
+        left -= taken;
+        taken
+    };
+    let mut fates = if facts.is_metadata {
+        let [cannot, have_not] = [facts.without_metadata, usize::MAX].map(&mut take);
+        let ignorant = "cannot tell what the torrent is";
+        let (slow, slower) = ("has not told what the torrent is yet", "have not told what the torrent is yet");
+        vec![
+            (ReasonKind::NoMetadata, (cannot, [ignorant, ignorant, "none can tell what the torrent is"])),
+            (ReasonKind::NoMetadata, (have_not, [slow, slower, "none has told what the torrent is yet"])),
+        ]
+    } else {
+        let [choking, snubbed, without_use, rest] =
+            [facts.choking, facts.snubbed, facts.without_use, usize::MAX].map(&mut take);
+        let (useless, all_useless) = ("have nothing that is missing", "none has a piece that is missing");
+        vec![
+            (ReasonKind::Choked, (choking, ["chokes us", "choke us", "all choke us"])),
+            (
+                ReasonKind::Snubbed,
+                (snubbed, ["has stopped sending", "have stopped sending", "all have stopped sending"]),
+            ),
+            (ReasonKind::NothingNew, (without_use, ["has nothing that is missing", useless, all_useless])),
+            (ReasonKind::LittleToGive, (rest, ["sends little", "send little", "all send little"])),
+        ]
+    };
+    fates.retain(|(_, (n, _))| *n > 0);
+    fates
+}
+
+fn of_trackers(trackers: &[&SourceFacts], facts: &Facts) -> Option<String> {
+    let mut whys: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, why) in trackers.iter().flat_map(|source| &source.failing) {
+        *whys.entry(why).or_default() += 1;
+    }
+    let failing: usize = whys.values().sum();
+    let answered: usize = trackers.iter().map(|source| source.answered).sum();
+    // Of several reasons the most frequent stands for all.
+    let why = whys.iter().max_by_key(|(_, n)| **n).map(|(why, _)| quote(why)).unwrap_or_default();
+    match (answered, failing) {
+        (0, 0) => None,
+        (n, 0) => (facts.known == 0).then(|| format!("{} answered and named nobody", counted(n, "tracker"))),
+        (0, 1) => Some(format!("the tracker fails ({why})")),
+        (0, n) => Some(format!("no tracker answered ({why}, {n} tried)")),
+        (answered, 1) => Some(format!("1 of {} trackers fails ({why})", answered + 1)),
+        (answered, n) => Some(format!("{n} of {} trackers fail ({why})", answered + n)),
+    }
+}
+
+fn of_source(source: &SourceFacts, facts: &Facts) -> Option<String> {
+    let who = called(source);
+    match (&source.condition, source.failing.first()) {
+        (Some(condition), _) => Some(format!("{who} {}", quote(condition))),
+        (None, Some((_, why))) => Some(format!("{who} fails ({})", quote(why))),
+        (None, None) => (facts.known == 0).then(|| format!("{who} has found nobody")),
+    }
 }
 
 fn is_tracker(source: &SourceFacts) -> bool {
@@ -222,93 +313,29 @@ fn called(source: &SourceFacts) -> String {
     }
 }
 
-fn peers(n: usize) -> String {
-    if n == 1 { "1 peer".into() } else { format!("{n} peers") }
+fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
-fn all(n: usize, many: &str, one: &str) -> String {
-    match n {
-        1 => format!("it {one}"),
-        2 => format!("both {many}"),
-        _ => format!("all {many}"),
+fn some(n: usize) -> String {
+    if n == 1 { "one".into() } else { n.to_string() }
+}
+
+/// Someone's own words, cut.
+fn quote(words: &str) -> String {
+    match words.char_indices().nth(LONGEST_QUOTE) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words.into(),
     }
-}
-
-fn listed(fates: &[(usize, &str)]) -> String {
-    let mut fates: Vec<_> = fates.iter().filter(|(n, _)| *n > 0).collect();
-    fates.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
-    fates.iter().map(|(n, what)| format!("{n} {what}")).collect::<Vec<_>>().join(", ")
 }
 
 fn rate(bytes: u64) -> String {
     match bytes {
         ..1024 => format!("{bytes} B/s"),
-        ..1_048_576 => format!("{} KiB/s", bytes / 1024),
-        _ => format!("{}.{} MiB/s", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20),
+        1024..1_048_576 => format!("{} KiB/s", bytes / 1024),
+        _ => format!("{}.{} MiB/s", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn source(plugin: &str, answered: usize, failing: &[&str], condition: Option<&str>) -> SourceFacts {
-        let failing = failing.iter().enumerate().map(|(at, why)| (at.to_string().into(), why.to_string())).collect();
-        SourceFacts { plugin: plugin.into(), answered, failing, condition: condition.map(str::to_owned) }
-    }
-
-    #[test]
-    fn situations_have_their_sentences() {
-        let none = Facts::default();
-        let dht = || source("dht", 0, &[], Some("has no nodes"));
-        let fixed = || source("fixed", 1, &[], None);
-        for (facts, sentence) in [
-            (none.clone(), "no peers have been found yet; no discovery plugin serves this torrent"),
-            (
-                Facts {
-                    known: 42,
-                    refused: 40,
-                    timed_out: 2,
-                    sources: vec![source("udp-tracker", 0, &["timeout"; 3], None), dht()],
-                    ..none.clone()
-                },
-                "42 peers known: 40 refused, 2 did not answer; no tracker answered (3 tried: timeout); the DHT has no nodes",
-            ),
-            (
-                Facts { known: 9, connected: 2, choking: 2, sources: vec![fixed()], ..none.clone() },
-                "2 peers connected: both choke us",
-            ),
-            (
-                Facts { known: 9, connected: 1, choking: 1, sources: vec![fixed()], ..none.clone() },
-                "1 peer connected: it chokes us",
-            ),
-            (
-                Facts { known: 9, connected: 8, choking: 5, snubbed: 3, ..none.clone() },
-                "8 peers connected: 5 choke us, 3 have stopped sending",
-            ),
-            (
-                Facts {
-                    is_metadata: true,
-                    known: 1,
-                    connected: 1,
-                    without_metadata: 1,
-                    sources: vec![fixed()],
-                    ..none.clone()
-                },
-                "1 peer connected, but none can tell what the torrent is",
-            ),
-            (
-                Facts { known: 99, connected: 50, rate: 9_900, rate_limit: Some(10_240), ..none.clone() },
-                "the download limit of 10 KiB/s is reached; 50 peers connected, but they have little to give",
-            ),
-            (
-                Facts { known: 1, sources: vec![source("http-tracker", 1, &["refused"], None)], ..none.clone() },
-                "none of the 1 peer known is connected; 1 of 2 trackers fail (refused)",
-            ),
-        ] {
-            let diagnosis = diagnose(&facts);
-            assert_eq!(diagnosis.to_string(), sentence);
-            assert_eq!(diagnosis.names().len(), diagnosis.reasons.len());
-        }
-    }
-}
+mod tests;

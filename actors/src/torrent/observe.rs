@@ -144,6 +144,7 @@ impl Torrent {
             rate: self.down.rate(now),
             rate_limit: self.shared.down.rate(),
             sources: self.sources(),
+            ..Facts::default()
         }
     }
 
