@@ -2,9 +2,13 @@
 //!
 //! Peers may claim different sizes; what they send is kept apart by the size they claim, and nothing is allocated for a
 //! claim but what was sent. If the whole does not match the info-hash and several peers gave parts of it, it is fetched
-//! again from one peer at a time: who then proves bad is named, and an honest one wins.
+//! again from one peer at a time: who then proves bad is named, and an honest one wins. Whoever holds others up, by
+//! silence or by a trickle, has a limited time for it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use castanet_core::{
@@ -17,7 +21,8 @@ use crate::extension::LARGEST_METADATA;
 
 /// Bytes of a piece of the metadata; the last may be shorter.
 pub const METADATA_PIECE: usize = 16 * 1024;
-/// Sizes that are fetched side by side; whoever claims another one waits.
+/// Sizes that are fetched side by side; whoever claims another one waits. No more than so many times
+/// [`LARGEST_METADATA`] is held, all of which must have been sent.
 pub const MOST_CLAIMS: usize = 2;
 /// Pieces that one peer is asked for at once.
 const MOST_ASKED: usize = 4;
@@ -29,6 +34,12 @@ const LOST: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_secs(30);
 /// A claim, or a single peer on trial, that brought nothing for so long gives way to the next.
 const STALE: Duration = Duration::from_secs(15);
+/// How long a claim may keep others waiting though it makes progress. It doubles whenever it is not enough, so that slow
+/// but honest peers get through in the end.
+const FIRST_LEASE: Duration = Duration::from_secs(60);
+const LONGEST_LEASE: Duration = Duration::from_secs(1800);
+/// How long a single peer may be on trial; the same holds.
+const FIRST_TRIAL: Duration = Duration::from_secs(20);
 /// Pieces that may come unasked, for instance after their question was given up.
 const MOST_UNASKED: u32 = 16;
 /// Bytes of the longest message: a piece and a dictionary before it.
@@ -84,13 +95,23 @@ struct Claim {
     pieces: BTreeMap<u32, (Bytes, PeerKey)>,
     /// The only one who is asked, after a mixture proved bad.
     on_trial: Option<PeerKey>,
-    is_suspicious: bool,
+    /// A mixture proved bad: the next trial may take so long.
+    next_trial: Option<Duration>,
+    trial_ends: Moment,
+    /// When the last piece came.
     progress: Moment,
+    /// When it gives way to those who wait.
+    ends: Moment,
 }
 
 impl Claim {
     fn count(&self) -> u32 {
         self.size.div_ceil(METADATA_PIECE as u32)
+    }
+
+    /// Has nothing come for long?
+    fn is_stale(&self, now: Moment) -> bool {
+        now.since(self.progress) >= STALE
     }
 }
 
@@ -101,7 +122,8 @@ pub struct Metadata {
     random: fastrand::Rng,
     sources: BTreeMap<PeerKey, Source>,
     claims: Vec<Claim>,
-    outputs: std::collections::VecDeque<MetadataOutput>,
+    lease: Duration,
+    outputs: VecDeque<MetadataOutput>,
     is_done: bool,
 }
 
@@ -110,7 +132,7 @@ impl Metadata {
     pub fn new(hashes: InfoHashes, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         let (sources, outputs) = (BTreeMap::new(), Default::default());
-        Self { hashes, random, sources, claims: Vec::new(), outputs, is_done: false }
+        Self { hashes, random, sources, claims: Vec::new(), lease: FIRST_LEASE, outputs, is_done: false }
     }
 
     /// A peer speaks `ut_metadata` and says how large the metadata are; without a size it has none to give.
@@ -188,7 +210,8 @@ impl Metadata {
     /// All pieces of a claim are here: are they what was looked for?
     fn judge(&mut self, size: u32) {
         let Some(claim) = self.claims.iter_mut().find(|claim| claim.size == size) else { return };
-        let whole: Vec<u8> = claim.pieces.values().flat_map(|(data, _)| data.iter().copied()).collect();
+        let mut whole = Vec::with_capacity(claim.size as usize);
+        claim.pieces.values().for_each(|(data, _)| whole.extend_from_slice(data));
         let is_v1 = self.hashes.v1.is_none_or(|hash| sha1(&whole).0 == hash.0);
         let is_v2 = self.hashes.v2.is_none_or(|hash| sha256(&whole) == hash.0);
         if is_v1 && is_v2 {
@@ -201,7 +224,7 @@ impl Metadata {
         givers.dedup();
         claim.pieces.clear();
         claim.on_trial = None;
-        claim.is_suspicious = true;
+        claim.next_trial.get_or_insert(FIRST_TRIAL);
         if let [liar] = givers[..] {
             self.sources.remove(&liar);
             self.outputs.push_back(MetadataOutput::Bad { peers: vec![liar] });
@@ -213,9 +236,8 @@ impl Metadata {
         for source in self.sources.values_mut() {
             source.asked.retain(|(_, when)| now.since(*when) < LOST);
         }
-        let waiting = self.sources.values().any(|source| !self.claims.iter().any(|claim| claim.size == source.size));
         for claim in &mut self.claims {
-            if now.since(claim.progress) >= STALE
+            if (claim.is_stale(now) || now >= claim.trial_ends)
                 && let Some(trial) = claim.on_trial.take()
             {
                 // It had its chance; the others come first now.
@@ -227,10 +249,17 @@ impl Metadata {
             }
         }
         let sources = &self.sources;
+        let others_wait = sources.values().any(|source| !self.claims.iter().any(|claim| claim.size == source.size));
+        let mut was_too_short = false;
         self.claims.retain(|claim| {
             let is_backed = sources.values().any(|source| source.size == claim.size);
-            is_backed && !(waiting && now.since(claim.progress) >= STALE)
+            let is_over = others_wait && now >= claim.ends;
+            was_too_short |= is_backed && is_over;
+            is_backed && !is_over && !(others_wait && claim.is_stale(now))
         });
+        if was_too_short {
+            self.lease = (self.lease * 2).min(LONGEST_LEASE);
+        }
         self.plan(now);
     }
 
@@ -251,65 +280,75 @@ impl Metadata {
         self.admit_claims(now);
         for at in 0..self.claims.len() {
             self.put_on_trial(at, now);
-            let claim = &self.claims[at];
-            let missing: Vec<u32> = (0..claim.count()).filter(|piece| !claim.pieces.contains_key(piece)).collect();
-            let (size, on_trial) = (claim.size, claim.on_trial);
-            for piece in missing {
-                let asked = |source: &Source| source.asked.iter().find(|(known, _)| *known == piece).map(|(_, at)| *at);
-                let answering: Vec<Moment> =
-                    self.sources.values().filter(|source| source.size == size).filter_map(asked).collect();
-                let is_overdue = answering.iter().all(|when| now.since(*when) >= PATIENCE);
-                // Those who have nothing else to do may be asked, too.
-                let most_asked = if is_overdue { MOST_ASKED } else { 1 };
-                if answering.len() >= 2 && !is_overdue {
-                    continue;
-                }
-                let may_ask = |(peer, source): &(&PeerKey, &Source)| {
-                    source.size == size
-                        && on_trial.is_none_or(|trial| trial == **peer)
-                        && source.rests_until <= now
-                        && source.asked.len() < most_asked
-                        && asked(source).is_none()
-                };
-                let best = self.sources.iter().filter(may_ask).min_by_key(|(_, source)| source.asked.len());
-                let Some(peer) = best.map(|(peer, _)| *peer) else { continue };
-                if let Some(source) = self.sources.get_mut(&peer) {
-                    source.asked.push((piece, now));
-                }
-                self.say(peer, request(piece));
+            self.ask(at, 0, MOST_ASKED, now);
+            // At the end those who have nothing to do ask for what another is about to send.
+            self.ask(at, 1, 1, now);
+        }
+    }
+
+    /// Asks for what at most `others` are about to send, but nobody for more than `most` pieces at once.
+    fn ask(&mut self, at: usize, others: usize, most: usize, now: Moment) {
+        let Claim { size, on_trial, .. } = self.claims[at];
+        let can = |(peer, source): &(&PeerKey, &Source)| {
+            source.size == size
+                && on_trial.is_none_or(|trial| trial == **peer)
+                && source.rests_until <= now
+                && source.asked.len() < most
+        };
+        let about_to = |source: &&Source, piece: u32| {
+            source.asked.iter().any(|(asked, when)| *asked == piece && now.since(*when) < PATIENCE)
+        };
+        for piece in 0..self.claims[at].count() {
+            if !self.sources.iter().any(|source| can(&source)) {
+                return;
+            }
+            let sources = self.sources.values().filter(|source| source.size == size);
+            let is_here = self.claims[at].pieces.contains_key(&piece);
+            if is_here || sources.filter(|source| about_to(source, piece)).count() > others {
+                continue;
+            }
+            let mut able: Vec<_> = self.sources.iter_mut().filter(|(peer, source)| can(&(peer, source))).collect();
+            able.retain(|(_, source)| source.asked.iter().all(|(asked, _)| *asked != piece));
+            if let Some((peer, source)) = able.into_iter().min_by_key(|(_, source)| source.asked.len()) {
+                source.asked.push((piece, now));
+                let (peer, payload) = (*peer, request(piece));
+                self.outputs.push_back(MetadataOutput::Say { peer, payload });
             }
         }
     }
 
-    /// Lets the sizes that most peers claim be fetched.
+    /// Lets another size be fetched: the more claim it, the likelier, and everyone's turn comes.
     fn admit_claims(&mut self, now: Moment) {
         while self.claims.len() < MOST_CLAIMS {
-            let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
-            for source in self.sources.values() {
-                *votes.entry(source.size).or_default() += 1;
+            let is_admitted = |size: &u32| self.claims.iter().any(|claim| claim.size == *size);
+            let waiting: Vec<u32> =
+                self.sources.values().map(|source| source.size).filter(|size| !is_admitted(size)).collect();
+            if waiting.is_empty() {
+                return;
             }
-            votes.retain(|size, _| !self.claims.iter().any(|claim| claim.size == *size));
-            let Some(most) = votes.values().max().copied() else { return };
-            let best: Vec<u32> = votes.into_iter().filter(|(_, votes)| *votes == most).map(|(size, _)| size).collect();
-            let size = best[self.random.usize(..best.len())];
-            let (pieces, on_trial) = (BTreeMap::new(), None);
-            self.claims.push(Claim { size, pieces, on_trial, is_suspicious: false, progress: now });
+            self.claims.push(Claim {
+                size: waiting[self.random.usize(..waiting.len())],
+                pieces: BTreeMap::new(),
+                on_trial: None,
+                next_trial: None,
+                trial_ends: Moment::NEVER,
+                progress: now,
+                ends: now + self.lease,
+            });
         }
     }
 
     /// After a mixture proved bad one peer at a time is asked.
     fn put_on_trial(&mut self, at: usize, now: Moment) {
-        let claim = &self.claims[at];
-        if !claim.is_suspicious || claim.on_trial.is_some() {
-            return;
-        }
-        let size = claim.size;
-        let can = |(_, source): &(&PeerKey, &Source)| source.size == size && source.rests_until <= now;
+        let claim = &mut self.claims[at];
+        let (Some(lasts), None) = (claim.next_trial, claim.on_trial) else { return };
+        let can = |(_, source): &(&PeerKey, &Source)| source.size == claim.size && source.rests_until <= now;
         let able: Vec<PeerKey> = self.sources.iter().filter(can).map(|(peer, _)| *peer).collect();
         if !able.is_empty() {
-            let chosen = able[self.random.usize(..able.len())];
-            self.claims[at].on_trial = Some(chosen);
-            self.claims[at].progress = now;
+            claim.on_trial = Some(able[self.random.usize(..able.len())]);
+            claim.next_trial = Some((lasts * 2).min(LONGEST_LEASE));
+            claim.trial_ends = now + lasts;
+            claim.progress = now;
         }
     }
 

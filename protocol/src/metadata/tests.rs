@@ -18,6 +18,8 @@ enum Manner {
     Honest,
     /// Sends other bytes.
     Lies,
+    /// Sends other bytes, one piece in ten seconds.
+    Drips,
     /// Never answers.
     Silent,
     Refuses,
@@ -31,13 +33,22 @@ struct Peers {
 
 /// Lets everyone talk for so many seconds; who is found to be bad is gone. Answers what came of it.
 fn converse(machine: &mut Metadata, peers: &mut Peers, seconds: u64) -> (Option<Bytes>, Vec<PeerKey>) {
-    let mut bad = Vec::new();
+    let (mut bad, mut dripping) = (Vec::new(), VecDeque::new());
+    let longest = peers.manners.iter().map(|(_, size)| *size as usize).max().unwrap_or_default();
+    let junk = Bytes::from(vec![b'x'; longest]);
     for (at, (_, size)) in peers.manners.iter().enumerate() {
         machine.peer_ready(PeerKey(at as u64), Some(*size), Moment::ZERO);
     }
     for tick in 0..seconds * 4 {
         let now = Moment::ZERO + Duration::from_millis(250 * tick);
         machine.timeout(now);
+        if tick % 40 == 0 {
+            let drops: BTreeMap<PeerKey, Vec<u8>> = dripping.iter().rev().cloned().collect();
+            for (peer, answer) in drops {
+                dripping.retain(|other| *other != (peer, answer.clone()));
+                machine.received(peer, &answer, now).unwrap();
+            }
+        }
         while let Some(output) = machine.poll() {
             machine.check_invariants();
             match output {
@@ -45,7 +56,13 @@ fn converse(machine: &mut Metadata, peers: &mut Peers, seconds: u64) -> (Option<
                     let (manner, size) = peers.manners[peer.0 as usize];
                     let answer = match manner {
                         Manner::Honest => answer(&peers.info, &payload, &mut peers.given, now),
-                        Manner::Lies => answer(&vec![b'x'; size as usize].into(), &payload, &mut Given::default(), now),
+                        Manner::Lies => answer(&junk.slice(..size as usize), &payload, &mut Given::default(), now),
+                        Manner::Drips => {
+                            let false_one = junk.slice(..size as usize);
+                            let say = answer(&false_one, &payload, &mut Given::default(), now);
+                            dripping.extend(say.map(|say| (peer, say)));
+                            None
+                        }
                         Manner::Silent => None,
                         Manner::Refuses => {
                             let Some(Message::Request { piece }) = Message::read(&payload) else { panic!() };
@@ -147,6 +164,55 @@ fn giving_has_its_bounds() {
     let bytes: usize = (0..1000).filter_map(|_| ask(&request(0), &mut given, now)).map(|answer| answer.len()).sum();
     assert!(bytes < 6 * info.len() + 1000 * refusal(0).len());
     assert_ne!(ask(&request(0), &mut given, now + MINUTE), Some(refusal(0)), "a minute later it is given again");
+}
+
+#[test]
+fn who_trickles_cannot_hold_the_others_up() {
+    use Manner::{Drips, Honest};
+    let info = info(3 * METADATA_PIECE);
+    for seed in 0..8 {
+        let mut machine = Metadata::new(hashes(&info), seed);
+        let manners = vec![(Drips, LARGEST_METADATA), (Drips, LARGEST_METADATA / 2), (Honest, info.len() as u32)];
+        let (found, _) =
+            converse(&mut machine, &mut Peers { info: info.clone(), manners, given: Given::default() }, 3600);
+        assert_eq!(found, Some(info.clone()), "seed {seed}");
+    }
+}
+
+#[test]
+fn who_trickles_on_trial_is_left_for_another() {
+    use Manner::{Drips, Honest};
+    let length = 60 * METADATA_PIECE;
+    for seed in 0..8 {
+        let info = info(length);
+        let mut machine = Metadata::new(hashes(&info), seed);
+        let manners = [Drips, Drips, Honest].map(|manner| (manner, length as u32)).to_vec();
+        let (found, bad) =
+            converse(&mut machine, &mut Peers { info: info.clone(), manners, given: Given::default() }, 3600);
+        assert_eq!(found, Some(info), "seed {seed}");
+        assert!(!bad.contains(&PeerKey(2)), "seed {seed}");
+    }
+}
+
+#[test]
+fn the_work_is_shared_and_done_twice_only_at_the_end() {
+    let info = info(40 * METADATA_PIECE);
+    let mut machine = Metadata::new(hashes(&info), 1);
+    (0..5).for_each(|peer| machine.peer_ready(PeerKey(peer), Some(info.len() as u32), Moment::ZERO));
+    let asked: Vec<_> = std::iter::from_fn(|| machine.poll()).collect();
+    let mut pieces: Vec<_> = asked
+        .iter()
+        .map(|output| match output {
+            MetadataOutput::Say { payload, .. } => payload,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(pieces.len(), 5 * MOST_ASKED);
+    pieces.sort();
+    pieces.dedup();
+    assert_eq!(pieces.len(), 5 * MOST_ASKED, "each was asked of one");
+    machine.timeout(Moment::ZERO + PATIENCE);
+    assert_eq!(machine.poll(), None, "all are busy");
 }
 
 proptest! {

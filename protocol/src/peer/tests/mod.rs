@@ -1,5 +1,6 @@
 //! What the machine says and does, case by case; `pair` and `strangers` shake it as a whole.
 
+mod early;
 mod pair;
 mod strangers;
 

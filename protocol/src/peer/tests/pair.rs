@@ -1,4 +1,5 @@
-//! Two machines exchange a torrent over byte streams that are cut at random, while both choke and unchoke.
+//! Two machines exchange a torrent over byte streams that are cut at random, while both choke and unchoke; one, or
+//! both, may learn the metadata only on the way.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,9 @@ struct Pair {
 
 struct Side {
     machine: PeerMachine,
+    have: Bitfield,
+    /// What the other side said it has.
+    told: Bitfield,
     wanted: Vec<BlockRef>,
     got: BTreeSet<BlockRef>,
     /// Bytes on their way to the other side, and those that arrived there.
@@ -20,7 +24,7 @@ struct Side {
 }
 
 impl Pair {
-    fn new(fast: bool, seed: u64) -> Self {
+    fn new(fast: bool, early: [bool; 2], seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let (mut left, mut right) = (none(), none());
         for piece in geometry().all_pieces() {
@@ -30,17 +34,21 @@ impl Pair {
                 right.set(piece)
             };
         }
-        let side = |have: &Bitfield, other: &Bitfield| {
+        let side = |have: &Bitfield, other: &Bitfield, early: bool| {
             let wanted = other.iter().flat_map(|piece| (0..geometry().blocks_in(piece)).map(move |n| (piece, n)));
+            let known = config(fast, have.clone());
+            let unknown = PeerConfig { geometry: None, have: Bitfield::new(0), ..known.clone() };
             Side {
-                machine: PeerMachine::new(config(fast, have.clone()), Moment::ZERO),
+                machine: PeerMachine::new(if early { unknown } else { known }, Moment::ZERO),
+                have: have.clone(),
+                told: none(),
                 wanted: wanted.map(|(piece, n)| geometry().block(piece, n)).collect(),
                 got: BTreeSet::new(),
                 line: BytesMut::new(),
                 arrived: BytesMut::new(),
             }
         };
-        Self { sides: [side(&left, &right), side(&right, &left)], now: Moment::ZERO, random }
+        Self { sides: [side(&left, &right, early[0]), side(&right, &left, early[1])], now: Moment::ZERO, random }
     }
 
     fn step(&mut self, at: usize) {
@@ -71,6 +79,16 @@ impl Pair {
                     assert_eq!(data, content(block));
                     side.got.insert(block);
                 }
+                Output::Has(haves) => {
+                    let pieces = match haves {
+                        Haves::Bitfield(pieces) => pieces.iter().collect(),
+                        Haves::Pieces(pieces) => pieces,
+                        Haves::All | Haves::None => Vec::new(),
+                    };
+                    for piece in pieces {
+                        side.told.set(piece);
+                    }
+                }
                 Output::Lost(blocks) => side.wanted.extend(blocks),
                 Output::Room(room) => {
                     let rest = side.wanted.len().saturating_sub(room);
@@ -86,8 +104,9 @@ impl Pair {
 
 #[test]
 fn two_machines_exchange_a_torrent_however_the_bytes_are_cut() {
-    for seed in 0..20 {
-        let mut pair = Pair::new(seed % 2 == 0, seed);
+    for seed in 0..32 {
+        let early = [seed & 2 != 0, seed & 4 != 0];
+        let mut pair = Pair::new(seed % 2 == 0, early, seed);
         let counts = [0, 1].map(|at: usize| pair.sides[at].wanted.len());
         for at in 0..2 {
             let (now, machine) = (pair.now, &mut pair.sides[at].machine);
@@ -99,6 +118,11 @@ fn two_machines_exchange_a_torrent_however_the_bytes_are_cut() {
             pair.now += Duration::from_millis(10);
             pair.step(steps % 2);
             steps += 1;
+            // Each side learns the metadata at another time; it changes nothing for one that knew them.
+            for (side, _) in pair.sides.iter_mut().zip([100, 250]).filter(|(_, at)| *at == steps) {
+                let input = Input::Metadata { geometry: geometry(), have: side.have.clone(), size: 1 };
+                side.machine.handle(input, pair.now).unwrap();
+            }
             // Chokes must not last, or nothing would be left to show.
             if steps % 50 == 0 {
                 let now = pair.now;
@@ -106,5 +130,7 @@ fn two_machines_exchange_a_torrent_however_the_bytes_are_cut() {
             }
             assert!(steps < 100_000, "seed {seed}: no progress");
         }
+        let [a, b] = &pair.sides;
+        assert_eq!((&a.told, &b.told), (&b.have, &a.have), "seed {seed}: each knows what the other has");
     }
 }

@@ -18,14 +18,18 @@ fn stranger() -> impl Strategy<Value = Message> {
         Just(Message::Unchoke),
         Just(Message::Interested),
         Just(Message::HaveAll),
+        Just(Message::Port(1)),
         piece().prop_map(Message::Have),
+        prop::collection::vec(any::<u8>(), 2..5).prop_map(|bits| Message::Bitfield(bits.into())),
+        Just(Message::Bitfield(vec![0xff, 0, 0x08].into())),
         piece().prop_map(Message::AllowedFast),
         piece().prop_map(Message::Suggest),
         block().prop_map(Message::Request),
         block().prop_map(Message::Cancel),
         block().prop_map(Message::Reject),
         block().prop_map(|block| Message::Piece { block, data: vec![0; block.length as usize].into() }),
-        prop::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| Message::Extended { id: 0, payload: bytes.into() }),
+        (0u8..4, prop::collection::vec(any::<u8>(), 0..9))
+            .prop_map(|(id, bytes)| Message::Extended { id, payload: bytes.into() }),
     ]
 }
 
@@ -39,6 +43,7 @@ enum Act {
     Interest(bool),
     Data(bool),
     Written(usize),
+    Metadata,
     Wait(u64),
 }
 
@@ -52,14 +57,20 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Interest),
         2 => any::<bool>().prop_map(Act::Data),
         1 => (0usize..300_000).prop_map(Act::Written),
+        1 => Just(Act::Metadata),
         2 => (0u64..70).prop_map(Act::Wait),
     ]
 }
 
 proptest! {
     #[test]
-    fn nothing_a_stranger_does_panics_or_breaks_a_bound(fast: bool, acts in prop::collection::vec(act(), 0..60)) {
-        let mut machine = PeerMachine::new(config(fast, full()), Moment::ZERO);
+    fn nothing_a_stranger_does_panics_or_breaks_a_bound(
+        fast: bool,
+        mut early: bool,
+        acts in prop::collection::vec(act(), 0..60),
+    ) {
+        let unknown = PeerConfig { geometry: None, have: Bitfield::new(0), ..config(fast, full()) };
+        let mut machine = PeerMachine::new(if early { unknown } else { config(fast, full()) }, Moment::ZERO);
         let (mut now, mut buffer, mut reads) = (Moment::ZERO, BytesMut::new(), Vec::new());
         for act in acts {
             let result = match act {
@@ -84,6 +95,10 @@ proptest! {
                     None => Ok(()),
                 },
                 Act::Written(bytes) => machine.handle(Input::Written(bytes), now),
+                Act::Metadata => {
+                    early = false;
+                    machine.handle(Input::Metadata { geometry: geometry(), have: full(), size: 1 }, now)
+                }
                 Act::Wait(seconds) => {
                     now = machine.deadline().min(now + Duration::from_secs(seconds)).max(now);
                     let due = machine.deadline() <= now;
@@ -98,6 +113,9 @@ proptest! {
                     Output::Read(range) => {
                         prop_assert!(geometry().is_within(range) && range.length <= LARGEST_READ);
                         reads.push(range);
+                    }
+                    Output::Has(_) | Output::Room(_) | Output::FastRoom { .. } | Output::Suggested(_) => {
+                        prop_assert!(!early, "nobody can work with that yet");
                     }
                     Output::Block { block, data } => prop_assert_eq!(data.len(), block.length as usize),
                     _ => {}
