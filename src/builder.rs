@@ -13,7 +13,7 @@ use castanet_core::{
         datagrams::DatagramFactory,
         discovery::{Build, Settings},
         hasher::{Hasher, SoftwareHasher},
-        means::Resolve,
+        means::{Notebook, Resolve},
         resume::ResumeStore,
         storage::StorageFactory,
         transport::Transport,
@@ -75,6 +75,7 @@ pub struct EngineBuilder {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) storage: Arc<dyn StorageFactory>,
     pub(crate) resume: Option<Arc<dyn ResumeStore>>,
+    pub(crate) notebook: Option<Arc<dyn Notebook>>,
     pub(crate) hasher: Arc<dyn Hasher>,
     pub(crate) in_place: bool,
 }
@@ -95,6 +96,7 @@ impl Default for EngineBuilder {
             resolver: Arc::new(SystemResolver::new()),
             storage: Arc::new(FilesFactory::new(MOST_OPEN_FILES)),
             resume: None,
+            notebook: None,
             hasher: Arc::new(SoftwareHasher),
             in_place: false,
         }
@@ -192,6 +194,11 @@ impl EngineBuilder {
     /// Resume data elsewhere than in a folder.
     pub fn resume(mut self, resume: Arc<dyn ResumeStore>) -> Self {
         self.resume = Some(resume);
+        self
+    }
+    /// What plugins remember elsewhere than in the state folder.
+    pub fn notebook(mut self, notebook: Arc<dyn Notebook>) -> Self {
+        self.notebook = Some(notebook);
         self
     }
     /// Hashing by another implementation.

@@ -15,12 +15,16 @@ use castanet_actors::{
 use castanet_core::{
     TorrentId,
     seams::{
-        means::{Means, Scratchpad},
+        means::{Means, Notebook, Scratchpad},
         resume::ResumeStore,
         transport::Transport,
     },
 };
-use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
+use castanet_storage::{
+    notebook::FileNotebook,
+    resume::{FileResumeStore, MemoryResumeStore},
+};
+use castanet_transports::udp_mux::UdpMux;
 use tokio::sync::oneshot;
 
 pub use castanet_actors::messages::session::SessionSnapshot as SessionState;
@@ -142,15 +146,20 @@ pub(crate) fn means(builder: &EngineBuilder) -> Result<(Vec<Arc<dyn Transport>>,
             .map_err(|error| start(error.to_string()))?,
     };
     let dialer = transports.first().cloned().ok_or_else(|| start("an engine needs a transport".into()))?;
+    let notebook: Arc<dyn Notebook> = match (&builder.notebook, &builder.state_folder) {
+        (Some(notebook), _) => notebook.clone(),
+        (None, Some(folder)) => Arc::new(FileNotebook::new(folder.join("plugins"))),
+        (None, None) => Arc::new(Scratchpad::default()),
+    };
     let means = Means {
-        datagrams: builder.datagrams.clone(),
+        datagrams: Arc::new(UdpMux::new(builder.datagrams.clone())),
         dialer,
         resolver: builder.resolver.clone(),
         clock: clock::start(),
         seed: builder.seed.unwrap_or_else(|| fastrand::u64(..)),
         bind: ["0.0.0.0:0", "[::]:0"].iter().filter_map(|addr| addr.parse().ok()).collect(),
         listening: Arc::default(),
-        notebook: Arc::new(Scratchpad::default()),
+        notebook,
         user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
     };
     Ok((transports, means))

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use castanet::{Engine, EngineBuilder, Listen, Torrent, TorrentEvent, TorrentHandle};
+use castanet::{Engine, EngineBuilder, Listen, Torrent, TorrentEvent, TorrentHandle, seams::means::Scratchpad};
 use castanet_storage::{memory::MemoryFactory, resume::MemoryResumeStore};
 use castanet_transports::{
     memory::{MemoryNet, MemoryTransport},
@@ -28,6 +28,8 @@ use crate::payload::Payload;
 
 /// Where every engine listens.
 const PORT: u16 = 6881;
+/// Plugins that speak without being asked: off, so that stories hear what they are about. `enable_plugin` turns them on.
+const SILENT: [&str; 2] = ["dht", "lsd"];
 /// The folder of every torrent on its host's disk.
 const FOLDER: &str = "/downloads";
 
@@ -43,6 +45,7 @@ struct Inner {
     setup: Box<dyn Fn(EngineBuilder) -> EngineBuilder>,
     disk: MemoryFactory,
     resume: MemoryResumeStore,
+    notebook: Arc<Scratchpad>,
     living: RefCell<Option<Living>>,
 }
 
@@ -74,8 +77,9 @@ impl Host {
         setup: impl Fn(EngineBuilder) -> EngineBuilder + 'static,
     ) -> Self {
         let (disk, resume) = (MemoryFactory::new(), MemoryResumeStore::new());
-        let setup = Box::new(setup);
-        Self(Rc::new(Inner { net, transport, seed, log, setup, disk, resume, living: RefCell::default() }))
+        let (setup, notebook) = (Box::new(setup), Arc::default());
+        let living = RefCell::default();
+        Self(Rc::new(Inner { net, transport, seed, log, setup, disk, resume, notebook, living }))
     }
 
     /// Its address.
@@ -104,7 +108,7 @@ impl Host {
 
     /// Starts the engine, or starts it again on what the last one left on disk.
     pub async fn start(&self) {
-        let Inner { transport, seed, setup, disk, resume, .. } = &*self.0;
+        let Inner { transport, seed, setup, disk, resume, notebook, .. } = &*self.0;
         let builder = Engine::builder()
             .in_place()
             .seed(*seed)
@@ -113,7 +117,9 @@ impl Host {
             .datagrams(Arc::new(transport.clone()))
             .resolver(Arc::new(FixedResolver(BTreeMap::new())))
             .storage(Arc::new(disk.clone()))
-            .resume(Arc::new(resume.clone()));
+            .resume(Arc::new(resume.clone()))
+            .notebook(notebook.clone())
+            .retain_plugins(|name| !SILENT.contains(&name));
         // The tasks of an engine in a set of their own can be counted, and ended together.
         let tasks = LocalSet::new();
         let engine = tasks.run_until(setup(builder).start()).await;
