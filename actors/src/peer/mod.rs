@@ -1,8 +1,9 @@
 //! A peer actor: one open connection, a shell around the [`PeerMachine`].
 //!
 //! Owns the connection (its read and write loops are in `io`) and the machine. Tells the piece manager what the remote
-//! has, gives and could be asked for, the torrent what changed, the storage what to read. Ends when the connection
-//! does, when the machine gives it up, or on `Disconnect`.
+//! has, gives and could be asked for, the torrent what changed, the storage what to read. A connection that opens before
+//! the metadata are known tells the torrent only, until `Adopt`. Ends when the connection does, when the machine gives it
+//! up, or on `Disconnect`.
 
 mod io;
 #[cfg(test)]
@@ -158,9 +159,11 @@ impl Peer {
                 let permit = permit.split(data.len());
                 self.received.push(Block { block, data, permit });
             }
-            Output::Lost(blocks) => work.into_iter().for_each(|work| {
-                tell(&work.lost, BlocksLost { peer, blocks: blocks.clone() });
-            }),
+            Output::Lost(blocks) => {
+                if let Some(work) = work {
+                    tell(&work.lost, BlocksLost { peer, blocks });
+                }
+            }
             Output::Room(room) => self.want(room, None, now),
             Output::FastRoom { blocks, pieces } => self.want(blocks, Some(pieces), now),
             Output::Has(haves) => {
@@ -172,7 +175,7 @@ impl Peer {
                 if is_seed {
                     self.change(PeerChange::IsSeed);
                 }
-                if let Some(work) = &self.links.pieces {
+                if let Some(work) = work {
                     tell(&work.has, PeerHas { peer, haves });
                 }
             }

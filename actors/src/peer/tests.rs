@@ -1,5 +1,7 @@
 //! Tests of the connection to one peer: how it ends, and whose memory it uses.
 
+mod early;
+
 use castanet_core::{Bitfield, BlockRef, Geometry, PieceIndex};
 use castanet_protocol::{peer::PeerTiming, wire::Message as Wire};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -15,6 +17,8 @@ const KEY: PeerKey = PeerKey(7);
 const PIECES: u32 = 400_000;
 
 struct Heard {
+    has: UnboundedReceiver<PeerHas>,
+    said: UnboundedReceiver<PeerSaid>,
     joined: UnboundedReceiver<PeerJoined>,
     received: UnboundedReceiver<BlocksReceived>,
     lost: UnboundedReceiver<BlocksLost>,
@@ -26,24 +30,20 @@ struct Heard {
 
 /// A peer with room for 16 blocks in memory and `room` bytes in each direction of its connection.
 fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
+    start(room, |_, _| {})
+}
+
+/// The same, after a change to its configuration and links.
+fn start(room: usize, change: impl FnOnce(&mut PeerConfig, &mut PeerLinks)) -> (Addr<Peer>, Remote, Heard, Budget) {
     let (connection, remote) = connection(address(2), room);
     let ((joined, joined_heard), (received, received_heard)) = (probe(), probe());
     let ((left, left_heard), (parent, stopped)) = (probe(), probe());
     let ((report, report_heard), (changed, changed_heard)) = (probe(), probe());
-    let (lost, lost_heard) = probe();
-    let work = PieceLinks {
-        joined,
-        has: probe().0,
-        suggested: probe().0,
-        left,
-        want: probe().0,
-        received,
-        lost,
-        read: probe().0,
-    };
-    let links = PeerLinks { pieces: Some(work), changed, said: probe().0, report, parent };
-    let geometry = Geometry::new(u64::from(PIECES) << 18, 256 << 10).unwrap();
-    let config = PeerConfig {
+    let ((lost, lost_heard), (has, has_heard), (said, said_heard)) = (probe(), probe(), probe());
+    let work = PieceLinks { joined, has, suggested: probe().0, left, want: probe().0, received, lost, read: probe().0 };
+    let mut links = PeerLinks { pieces: Some(work), changed, said, report, parent };
+    let geometry = geometry();
+    let mut config = PeerConfig {
         geometry: Some(geometry),
         metadata_size: None,
         have: Bitfield::new(geometry.pieces()),
@@ -56,6 +56,7 @@ fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
         extensions: Vec::new(),
         timing: PeerTiming::default(),
     };
+    change(&mut config, &mut links);
     let budget = Budget::new(16 * UNIT);
     let shared = PeerShared {
         clock: clock(),
@@ -66,6 +67,8 @@ fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
     };
     let addr = Peer::new(KEY, connection, BytesMut::new(), config, links, shared).start();
     let heard = Heard {
+        has: has_heard,
+        said: said_heard,
         joined: joined_heard,
         received: received_heard,
         lost: lost_heard,
@@ -75,6 +78,10 @@ fn peer(room: usize) -> (Addr<Peer>, Remote, Heard, Budget) {
         changed: changed_heard,
     };
     (addr, remote, heard, budget)
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(u64::from(PIECES) << 18, 256 << 10).unwrap()
 }
 
 fn block(index: u32) -> BlockRef {
