@@ -1,7 +1,7 @@
 //! The questions under way: each has a random name and an address from which alone it can be answered.
 //!
-//! After [`SHORT`] a question is late, which frees a slot of its search; after [`LONG`] it is given up. The rate of
-//! questions is limited, whoever wants them asked.
+//! When most nodes would have answered, a question is late, which frees a slot of its search; after [`LONG`] it is given
+//! up. The rate of questions is limited, whoever wants them asked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,8 +18,10 @@ use crate::{
     rate::TokenBucket,
 };
 
-/// When a question is late. Nine of ten nodes answer within half a second.
-pub(super) const SHORT: Duration = Duration::from_secs(1);
+/// When a question is late, as long as little is known of round trips, and at most.
+pub(super) const LATE_AT_MOST: Duration = Duration::from_secs(1);
+/// When a question is late, at least.
+pub(super) const LATE_AT_LEAST: Duration = Duration::from_millis(250);
 /// When a question is given up.
 pub(super) const LONG: Duration = Duration::from_secs(5);
 /// Questions under way.
@@ -44,13 +46,9 @@ pub(super) struct Pending {
     pub(super) to: SocketAddr,
     pub(super) purpose: Purpose,
     pub(super) sent: Moment,
+    /// When it is late, or given up if it is late already.
+    due: Moment,
     late: bool,
-}
-
-impl Pending {
-    fn due(&self) -> Moment {
-        self.sent + if self.late { LONG } else { SHORT }
-    }
 }
 
 /// All questions under way.
@@ -62,11 +60,13 @@ pub(super) struct Asking {
     rate: TokenBucket,
     /// Questions ever asked.
     count: u64,
+    /// The round trip and its deviation, smoothed over all nodes.
+    trip: (Duration, Duration),
 }
 
 impl Asking {
     pub(super) fn new(now: Moment) -> Self {
-        Self { pending: BTreeMap::new(), due: BTreeSet::new(), rate: TokenBucket::new(Some(RATE), now), count: 0 }
+        Self { pending: BTreeMap::new(), due: BTreeSet::new(), rate: TokenBucket::new(Some(RATE), now), count: 0, trip: (LATE_AT_MOST, Duration::ZERO) }
     }
 
     /// Questions ever asked.
@@ -87,7 +87,7 @@ impl Asking {
         while self.pending.contains_key(&name) {
             name = rng.u16(..).to_be_bytes();
         }
-        self.due.insert((pending.due(), name));
+        self.due.insert((pending.due, name));
         self.pending.insert(name, pending);
         name
     }
@@ -97,8 +97,19 @@ impl Asking {
         let name = transaction.try_into().ok()?;
         let pending = *self.pending.get(&name).filter(|pending| pending.to == from)?;
         self.pending.remove(&name);
-        self.due.remove(&(pending.due(), name));
+        self.due.remove(&(pending.due, name));
         Some(pending)
+    }
+
+    /// How long after it was asked a question is late: as TCP reckons, but over all nodes, so a few slow ones are.
+    fn late_after(&self) -> Duration {
+        (self.trip.0 + 4 * self.trip.1).clamp(LATE_AT_LEAST, LATE_AT_MOST)
+    }
+
+    /// A question was answered after so long.
+    pub(super) fn learn(&mut self, trip: Duration) {
+        let (mean, deviation) = self.trip;
+        self.trip = ((7 * mean + trip) / 8, (3 * deviation + mean.abs_diff(trip)) / 4);
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
@@ -114,8 +125,8 @@ impl Asking {
         if before.late {
             self.pending.remove(&name);
         } else {
-            pending.late = true;
-            self.due.insert((pending.due(), name));
+            (pending.late, pending.due) = (true, pending.sent + LONG);
+            self.due.insert((pending.due, name));
         }
         Some(before)
     }
@@ -129,7 +140,8 @@ impl Asking {
 impl Dht {
     /// Sends a question.
     pub(super) fn ask(&mut self, to: SocketAddr, ask: Ask, want: Want, purpose: Purpose, now: Moment) {
-        let pending = Pending { to, purpose, sent: now, late: false };
+        let due = now + self.asking.late_after();
+        let pending = Pending { to, purpose, sent: now, due, late: false };
         let transaction = self.asking.remember(pending, &mut self.rng);
         self.asking.rate.charge(1, now);
         self.asking.count += 1;

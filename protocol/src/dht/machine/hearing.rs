@@ -72,6 +72,7 @@ impl Dht {
             // A mirror, or ourselves by a name that we did not know.
             return self.refused(pending);
         }
+        self.asking.learn(now.since(pending.sent));
         self.is_alive(node, our_addr, now);
         match pending.purpose {
             Purpose::Upkeep => {

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use fastrand::Rng;
-use proptest::prelude::{Strategy as _, any, prop, prop_assert, proptest};
+use proptest::prelude::{prop, prop_assert, proptest};
 
 use super::*;
 use crate::dht::external::id_for;

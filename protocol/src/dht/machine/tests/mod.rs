@@ -1,0 +1,6 @@
+//! Nodes together, in simulated time.
+
+mod hostile;
+mod net;
+mod small;
+mod swarm;
