@@ -41,7 +41,7 @@ use crate::{
     metered::Meter,
     placement::Placement,
     shake,
-    shared::Shared,
+    shared::{Door, Shared},
     torrent::{ONLY_V2, Torrent},
 };
 
@@ -215,8 +215,10 @@ async fn welcome(mut listener: Listener, shared: Shared) {
         let task = greeted.spawn_local(async move {
             let remote = connection.remote;
             let ours = |hash: &[u8; 20]| {
-                let peer_id = doors.read().ok()?.get(hash)?.peer_id;
-                Some(Handshake { reserved: Reserved::ours().with_dht(true), info_hash: *hash, peer_id })
+                let doors = doors.read().ok()?;
+                let Door { peer_id, dht, .. } = doors.get(hash)?;
+                let reserved = Reserved::ours().with_dht(*dht);
+                Some(Handshake { reserved, info_hash: *hash, peer_id: *peer_id })
             };
             match shake::inbound(&mut connection, ours).await {
                 Ok((handshake, early)) => {

@@ -56,6 +56,8 @@ impl Default for Config {
 pub struct Door {
     /// What we call ourselves there.
     pub peer_id: PeerId,
+    /// Whether peers may tell us of DHT nodes there (BEP 5): not if the torrent is private.
+    pub dht: bool,
     /// Takes the connection.
     pub arrived: Recipient<PeerArrived>,
 }

@@ -165,10 +165,11 @@ impl Torrent {
         Extension::ALL.into_iter().filter(is_offered).collect()
     }
 
-    /// The DHT port that peers are told (BEP 5).
+    /// The DHT port that peers are told (BEP 5); `None` as long as there is none, and for private torrents.
     pub(super) fn dht_port(&self) -> Option<u16> {
-        let info = self.swarm_info();
-        self.plugins.iter().filter(|started| started.seam.serves(&info)).find_map(|started| started.seam.dht_port())
+        let with_port = |started: &PluginStarted| Some((started.seam.clone(), started.seam.dht_port()?));
+        let (seam, port) = self.plugins.iter().find_map(with_port)?;
+        seam.serves(&self.swarm_info()).then_some(port)
     }
 
     /// A peer says where its DHT node listens.

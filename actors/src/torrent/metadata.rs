@@ -155,6 +155,7 @@ impl Torrent {
         self.happened(Happening::Metadata(metainfo.clone()));
         self.metainfo = Some(metainfo.clone());
         if metainfo.info.private {
+            self.open_door(ctx);
             self.brief_plugins(ctx);
             self.part_from_strangers();
         }

@@ -114,6 +114,8 @@ pub struct Torrent {
     timeline: Timeline,
     /// Why nothing arrives, or little.
     why: Option<Arc<Diagnosis>>,
+    /// Who connects is told that there is a DHT node.
+    tells_dht: bool,
     saved: save::Saved,
     stopping: bool,
     /// Paused before it had begun: it begins so.
@@ -211,6 +213,7 @@ impl Torrent {
             began: now,
             timeline: Timeline::new(now),
             why: None,
+            tells_dht: false,
             saved: save::Saved::default(),
             stopping: false,
             begin_paused: false,
@@ -263,10 +266,18 @@ impl Torrent {
     }
 
     /// Lets connections that come in find this torrent.
-    fn open_door(&self, ctx: &mut Context<Self>) {
-        let door = Door { peer_id: self.me, arrived: ctx.address().recipient() };
+    fn open_door(&mut self, ctx: &mut Context<Self>) {
+        self.tells_dht = self.dht_port().is_some();
+        let door = Door { peer_id: self.me, dht: self.tells_dht, arrived: ctx.address().recipient() };
         if let Ok(mut doors) = self.shared.doors.write() {
             doors.insert(self.info_hash, door);
+        }
+    }
+
+    /// The DHT may get its port when the door is open already.
+    fn renew_door(&mut self, ctx: &mut Context<Self>) {
+        if !self.tells_dht && !self.is_private() && self.dht_port().is_some() {
+            self.open_door(ctx);
         }
     }
 

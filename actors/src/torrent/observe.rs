@@ -30,6 +30,7 @@ impl Torrent {
             }
             self.dial(ctx);
             self.update_progress();
+            self.renew_door(ctx);
             self.ask_for_metadata(ctx);
             self.notice_stall();
             self.save_when_due(ctx);

@@ -70,7 +70,8 @@ impl Torrent {
             let (transports, info_hash, me) = (self.shared.transports.clone(), self.info_hash, self.me);
             let (arrived, failed) = (ctx.address().recipient(), ctx.address().recipient());
             let opened = ctx.address().recipient();
-            let ours = Handshake { reserved: Reserved::ours().with_dht(true), info_hash, peer_id: me };
+            let reserved = Reserved::ours().with_dht(self.dht_port().is_some());
+            let ours = Handshake { reserved, info_hash, peer_id: me };
             while self.dials.try_join_next().is_some() {}
             self.dials.spawn_local(async move {
                 let addr = dial.addr;

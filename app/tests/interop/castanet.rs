@@ -59,8 +59,13 @@ impl Castanet {
 
     /// Waits until peers can connect.
     pub(crate) fn wait_until_listening(&mut self) -> Result<()> {
+        self.wait_until_listening_at(LISTEN)
+    }
+
+    /// Waits until peers can connect at this address.
+    pub(crate) fn wait_until_listening_at(&mut self, address: SocketAddrV4) -> Result<()> {
         self.process.still_running()?;
-        wait_for_listener(LISTEN)
+        wait_for_listener(address)
     }
 
     /// The events so far; a line that is not finished yet is left out.

@@ -18,7 +18,7 @@ use crate::world::{self, World};
 const NOBODY: &str = "http://10.77.0.1:9/announce";
 
 /// The link that says nothing but which torrent it is, and what `more` says.
-fn link(torrent: &Torrent, more: &str) -> String {
+pub(crate) fn link(torrent: &Torrent, more: &str) -> String {
     format!("magnet:?xt=urn:btih:{}{more}", torrent.info_hash)
 }
 
@@ -30,7 +30,7 @@ fn report<'a>(events: &'a [Value], plugin: &'a str) -> Result<&'a Value> {
 }
 
 /// Fails unless `plugin` alone found the peers, and was of use.
-fn found_by_alone(events: &[Value], plugin: &str) -> Result<()> {
+pub(crate) fn found_by_alone(events: &[Value], plugin: &str) -> Result<()> {
     ensure!(named(events, "peer_found").count() > 0, "no peer_found in {events:?}");
     for found in named(events, "peer_found") {
         ensure!(found["plugin"] == plugin, "not found by {plugin}: {found}");
@@ -42,7 +42,7 @@ fn found_by_alone(events: &[Value], plugin: &str) -> Result<()> {
 }
 
 /// Fails unless the stations are in order and add up.
-fn timeline_adds_up(events: &[Value]) -> Result<()> {
+pub(crate) fn timeline_adds_up(events: &[Value]) -> Result<()> {
     let summary = named(events, "summary").next().context("no summary")?;
     let stations = summary["timeline"].as_array().context("no timeline")?;
     let number = |station: &Value, key: &str| station[key].as_f64().with_context(|| format!("{key} in {station}"));
@@ -144,7 +144,7 @@ fn udp_tracker_alone() {
 }
 
 /// A libtorrent seed that uses no discovery at all.
-fn lonely_seed(world: &World, torrent: &Torrent, address: SocketAddrV4, more: &Value) -> Result<Session> {
+pub(crate) fn lonely_seed(world: &World, torrent: &Torrent, address: SocketAddrV4, more: &Value) -> Result<Session> {
     let mut seed = Session::start(world, torrent, &torrent.folder, address, more)?;
     seed.complete()?;
     Ok(seed)
@@ -183,6 +183,21 @@ fn pex_alone() {
         let worth = report(&events, "pex")?;
         ensure!(worth["useful"] == 1 && worth["bytes"].as_u64() >= Some(torrent.length as u64), "{worth}");
         ensure!(report(&events, "fixed")?["useful"] == 0, "the broker has nothing to give");
+        torrent.same_in(&folder, false)
+    });
+}
+
+/// The link itself names the seed (`x.pe`).
+#[test]
+fn x_pe_alone() {
+    world::test(|world| -> Result<()> {
+        let torrent = payload::make(world, Shape::OneFile, 26, 16 * 1024, &[])?;
+        let seed = lonely_seed(world, &torrent, world.host(), &json!({}))?;
+        let (folder, listen) = (world.folder("get")?, LISTEN.to_string());
+        let link = link(&torrent, &format!("&x.pe={}", seed.address));
+        let options = ["--listen", &listen, "--plugins", "magnet"];
+        let events = Castanet::get_freely(world, &link, &folder, &options)?.complete()?;
+        found_by_alone(&events, "magnet")?;
         torrent.same_in(&folder, false)
     });
 }
