@@ -15,7 +15,7 @@ use fastrand::Rng;
 use super::{Dht, DhtOutput, side_of};
 use crate::{
     dht::{Ask, Body, Message, Query, Want, krpc::VERSION},
-    rate::TokenBucket,
+    rate::{BURST, TokenBucket},
 };
 
 /// When a question is late, as long as little is known of round trips, and at most.
@@ -66,7 +66,13 @@ pub(super) struct Asking {
 
 impl Asking {
     pub(super) fn new(now: Moment) -> Self {
-        Self { pending: BTreeMap::new(), due: BTreeSet::new(), rate: TokenBucket::new(Some(RATE), now), count: 0, trip: (LATE_AT_MOST, Duration::ZERO) }
+        Self {
+            pending: BTreeMap::new(),
+            due: BTreeSet::new(), // With savings, so that joining is not slowed down.
+            rate: TokenBucket::new(Some(RATE), now - BURST),
+            count: 0,
+            trip: (LATE_AT_MOST, Duration::ZERO),
+        }
     }
 
     /// Questions ever asked.

@@ -9,7 +9,7 @@ use super::{
     asking::{Pending, Purpose},
     side_of,
 };
-use crate::dht::{Body, Message, Node, Query, Response, krpc::VERSION};
+use crate::dht::{Body, Message, Node, Query, Response, Want, external::is_public, krpc::VERSION};
 
 impl Dht {
     pub(super) fn hear(&mut self, from: SocketAddr, datagram: &[u8], now: Moment) {
@@ -49,7 +49,7 @@ impl Dht {
             return;
         }
         let sides = &self.sides;
-        let nodes = |target, want: crate::dht::Want| {
+        let nodes = |target, want: Want| {
             let near = |side: usize, wanted: bool| match wanted {
                 true => sides[side].table.nodes_for_others(&target, now),
                 false => Vec::new(),
@@ -80,10 +80,8 @@ impl Dht {
                     0 => (response.nodes, 0),
                     _ => (response.nodes6, 1),
                 };
-                let public = crate::dht::external::is_public(node.addr.ip());
-                let nearby = |named: &Node| {
-                    side_of(named.addr) == of_side && (!public || crate::dht::external::is_public(named.addr.ip()))
-                };
+                let public = is_public(node.addr.ip());
+                let nearby = |named: &Node| side_of(named.addr) == of_side && (!public || is_public(named.addr.ip()));
                 named.into_iter().filter(nearby).for_each(|named| self.maybe_ping(named, false, now));
             }
             Purpose::Search(key) => self.search_answered(key, node, response),

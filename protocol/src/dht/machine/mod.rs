@@ -203,6 +203,7 @@ impl Dht {
     /// A datagram came in. Any garbage is fine.
     pub fn received(&mut self, from: SocketAddr, datagram: &[u8], now: Moment) {
         self.hear(canonical(from), datagram, now);
+        self.join(now);
         self.pump(now);
     }
 

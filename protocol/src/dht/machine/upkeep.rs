@@ -1,7 +1,7 @@
 //! Joining the network, and staying in it: one [`Side`] for each address family.
 //!
-//! All sources are asked at once for our own neighbourhood: nodes of last time and contacts. While that brings nobody
-//! it is tried again, after pauses that double. Later, nodes that were silent for long are asked whether they live,
+//! All sources are asked at once for our own neighbourhood: nodes of last time and contacts. While that brings nobody,
+//! or hardly anybody, it is tried again, after pauses that double. Later, nodes that were silent for long are asked whether they live,
 //! buckets that saw no change are refreshed, and strangers who asked us something are pinged.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
@@ -12,7 +12,7 @@ use fastrand::Rng;
 use super::{Dht, DhtOutput, asking::Purpose, looking::Owner, side_of};
 use crate::dht::{
     Ask, Node, NodeId, Want,
-    external::{Votes, fits, id_for, random_id},
+    external::{Votes, fits, id_for, is_public, random_id},
     search::{MOST_CONTACTS, Search},
     table::{K, Table},
 };
@@ -27,9 +27,9 @@ pub(super) const JOIN_SLOTS: usize = 8;
 pub(super) const JOIN_NODES: usize = 16;
 /// The pause after the first attempt to join that failed; it doubles.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// The longest pause, before jitter of up to half.
+/// The longest pause, before jitter.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Strangers that wait to be pinged.
+/// Strangers that wait to be pinged, and those remembered who were.
 pub(super) const MOST_STRANGERS: usize = 64;
 /// Pings of strangers in a tick.
 pub(super) const MOST_PINGS: usize = 8;
@@ -46,7 +46,7 @@ enum Joining {
     /// By this search.
     Under(u64),
     Joined,
-    /// Nobody answered; again then.
+    /// Fewer than K nodes are known; again then.
     Pausing(Moment),
 }
 
@@ -63,6 +63,8 @@ pub(super) struct Side {
     contacts: VecDeque<SocketAddr>,
     /// Who asked us something and may belong into the table.
     strangers: VecDeque<SocketAddr>,
+    /// The latest of them who were pinged.
+    pinged: VecDeque<SocketAddr>,
     joining: Joining,
     failures: u32,
     refreshing: Option<u64>,
@@ -80,6 +82,7 @@ impl Side {
             noted_at: now,
             contacts: VecDeque::new(),
             strangers: VecDeque::new(),
+            pinged: VecDeque::new(),
             joining: Joining::Due,
             failures: 0,
             refreshing: None,
@@ -107,10 +110,20 @@ impl Side {
         if nodes.len() < K && self.noted.len() > nodes.len() { self.noted.clone() } else { nodes }
     }
 
+    /// Somebody to ping, unless it was done lately: who names one host under many ports must not make us flood it.
     fn stranger(&mut self, addr: SocketAddr) {
-        if self.strangers.len() < MOST_STRANGERS && !self.strangers.contains(&addr) {
+        let same = |other: &SocketAddr| *other == addr || is_public(addr.ip()) && other.ip() == addr.ip();
+        if self.strangers.len() < MOST_STRANGERS && !self.strangers.iter().chain(&self.pinged).any(same) {
             self.strangers.push_back(addr);
         }
+    }
+
+    /// Some of the strangers, to be pinged now.
+    fn strangers_to_ping(&mut self) -> Vec<SocketAddr> {
+        let now: Vec<_> = self.strangers.drain(..self.strangers.len().min(MOST_PINGS)).collect();
+        self.pinged.extend(&now);
+        self.pinged.drain(..self.pinged.len().saturating_sub(MOST_STRANGERS));
+        now
     }
 
     /// Is this us, as far as we know?
@@ -120,7 +133,8 @@ impl Side {
 
     pub(super) fn check_invariants(&self) {
         self.table.check_invariants();
-        assert!(self.contacts.len() <= MOST_CONTACTS && self.strangers.len() <= MOST_STRANGERS);
+        assert!(self.contacts.len() <= MOST_CONTACTS && self.noted.len() <= super::MOST_SAVED);
+        assert!(self.strangers.len() <= MOST_STRANGERS && self.pinged.len() <= MOST_STRANGERS);
     }
 }
 
@@ -148,14 +162,14 @@ impl Dht {
             side.contacts.push_back(addr);
         }
         match side.joining {
-            Joining::Joined => side.stranger(addr),
             Joining::Under(key) => {
                 if let Some(running) = self.running.get_mut(&key) {
                     running.search.contact(addr);
                 }
             }
-            Joining::Pausing(_) if side.failures < 2 => side.joining = Joining::Due,
-            Joining::Due | Joining::Pausing(_) => {}
+            Joining::Pausing(_) if side.table.len() == 0 && side.failures < 2 => side.joining = Joining::Due,
+            Joining::Due => {}
+            Joining::Joined | Joining::Pausing(_) => side.stranger(addr),
         }
     }
 
@@ -186,16 +200,16 @@ impl Dht {
 
     /// The search for our own neighbourhood is over.
     pub(super) fn joined(&mut self, at: usize, now: Moment) {
-        let pause = Duration::from_millis(self.rng.u64(0..FIRST_PAUSE.as_millis() as u64 / 2));
+        let jitter = Duration::from_millis(self.rng.u64(0..FIRST_PAUSE.as_millis() as u64 / 2));
         let side = &mut self.sides[at];
-        if side.table.len() == 0 {
-            let pause = (FIRST_PAUSE + pause) * (1 << side.failures.min(16));
-            side.joining = Joining::Pausing(now + pause.min(LONGEST_PAUSE + pause / 4));
+        if side.table.len() < K {
+            let doubled = (FIRST_PAUSE + jitter) * (1 << side.failures.min(16));
+            side.joining = Joining::Pausing(now + doubled.min(LONGEST_PAUSE + jitter));
             side.failures += 1;
-            return;
+        } else {
+            (side.joining, side.failures) = (Joining::Joined, 0);
         }
-        (side.joining, side.failures) = (Joining::Joined, 0);
-        if !self.bootstrapped {
+        if side.table.len() > 0 && !self.bootstrapped {
             self.bootstrapped = true;
             self.outputs.push_back(DhtOutput::Bootstrapped { nodes: self.nodes() });
         }
@@ -235,7 +249,7 @@ impl Dht {
 
     fn keep_up_side(&mut self, at: usize, now: Moment) {
         let side = &mut self.sides[at];
-        if side.joining == Joining::Joined && side.table.len() == 0 {
+        if side.joining == Joining::Joined && side.table.len() < K / 2 {
             side.joining = Joining::Due;
         }
         if side.table.len() >= K && now.since(side.noted_at) >= NOTE_EVERY {
@@ -246,8 +260,7 @@ impl Dht {
             let Some((node, target)) = side.table.doubtful(now, &mut self.rng) else { break };
             questions.push((node.addr, Ask::FindNode { target }));
         }
-        let strangers = side.strangers.len().min(MOST_PINGS);
-        questions.extend(side.strangers.drain(..strangers).map(|addr| (addr, Ask::Ping)));
+        questions.extend(side.strangers_to_ping().into_iter().map(|addr| (addr, Ask::Ping)));
         if side.joining == Joining::Joined && side.refreshing.is_none() {
             if let Some(target) = side.table.stale(now, &mut self.rng) {
                 let search = side.search(target, super::looking::SLOTS);
@@ -306,7 +319,7 @@ impl Dht {
     /// Another family's node was named while joining: there it may be the first.
     pub(super) fn named_across(&mut self, nodes: &[Node]) {
         for node in nodes {
-            if self.sides[side_of(node.addr)].joining != Joining::Joined {
+            if self.has_side(side_of(node.addr)) && self.sides[side_of(node.addr)].joining != Joining::Joined {
                 self.meet(node.addr);
             }
         }

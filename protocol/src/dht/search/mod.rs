@@ -137,16 +137,16 @@ impl Search {
         let distance = node.id.distance(&self.target);
         let fits = fits(&node.id, ip);
         self.insert(Candidate { node, distance, fits, stage: Stage::Fresh, by });
-        if self.candidates.len() > MOST_CANDIDATES
-            && let Some(farthest) = self.candidates.iter().rposition(|candidate| candidate.stage == Stage::Fresh)
-        {
-            self.candidates.remove(farthest);
-        }
     }
 
     fn insert(&mut self, candidate: Candidate) {
         let at = self.candidates.partition_point(|other| other.distance < candidate.distance);
         self.candidates.insert(at, candidate);
+        if self.candidates.len() > MOST_CANDIDATES
+            && let Some(farthest) = self.candidates.iter().rposition(|candidate| candidate.stage == Stage::Fresh)
+        {
+            self.candidates.remove(farthest);
+        }
     }
 
     fn position(&self, addr: SocketAddr) -> Option<usize> {

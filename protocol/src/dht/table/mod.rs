@@ -213,10 +213,11 @@ impl Table {
         first(ranked.collect(), K)
     }
 
-    /// Up to `most` nodes near a target, nearest first, to begin a look-up with. Doubtful ones are among them.
+    /// Up to `most` nodes near a target, nearest first, to begin a look-up with. Doubtful ones are among them, but those
+    /// whose ids do not fit only if there are too few others: else Sybils could be all that a look-up begins with.
     pub(super) fn nearest(&self, target: &NodeId, most: usize) -> Vec<Node> {
         let known = self.entries().filter(|entry| !entry.is_bad());
-        first(known.map(|entry| (false, entry.node.id.distance(target), entry.node)).collect(), most)
+        first(known.map(|entry| (!entry.fits, entry.node.id.distance(target), entry.node)).collect(), most)
     }
 
     /// The nodes that are worth keeping until next time, those that answered last first.

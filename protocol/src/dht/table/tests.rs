@@ -141,7 +141,8 @@ fn ids_that_do_not_fit_give_way() {
         table.nodes_for_others(&unfit(3).id, at(0)).iter().filter(|node| fits(&node.id, node.addr.ip())).count(),
         8
     );
-    assert_eq!(table.nearest(&unfit(3).id, 1), [unfit(3)]);
+    assert!(fits(&table.nearest(&unfit(3).id, 1)[0].id, table.nearest(&unfit(3).id, 1)[0].addr.ip()));
+    assert_eq!(table.nearest(&unfit(3).id, 9)[8], unfit(3), "better than nobody");
     (8..128).for_each(|n| table.answered(stranger(n), at(0)));
     assert!(nodes(&table).iter().all(|node| fits(&node.id, node.addr.ip())));
     table.answered(unfit(60), at(0));
