@@ -1,4 +1,4 @@
-//! Peers that the user or a magnet link named (`x.pe`): HOST:PORT, looked up and passed on.
+//! Peers that the user named: HOST:PORT, looked up and passed on. [`tell`] does it for the magnet plugin's `x.pe`, too.
 //!
 //! Each is told once, and again every three minutes while peers are wanted, since a peer may have come back or its name may
 //! mean another address now. A name that does not resolve is tried again with growing pauses. The user's own word also
@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_secs(3 * 60);
 const FIRST_BACK_OFF: Duration = Duration::from_secs(15);
 const LAST_BACK_OFF: Duration = Duration::from_secs(30 * 60);
 /// The most peers of one torrent.
-const MOST_PEERS: usize = 1000;
+pub(crate) const MOST_PEERS: usize = 1000;
 
 /// Makes the plugin. It has no settings.
 pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
@@ -59,16 +59,22 @@ impl Discovery for Fixed {
         let means = self.means.clone();
         Ok(driven(async move |finds| {
             let peers = swarm.info.peers.iter().take(MOST_PEERS);
-            let mut tellers: FuturesUnordered<_> =
-                peers.map(|peer| tell(&means, peer, swarm.progress.clone(), &finds)).collect();
+            let tell = |peer| tell(&means, peer, peer, swarm.progress.clone(), &finds);
+            let mut tellers: FuturesUnordered<_> = peers.map(|peer| tell(peer.as_str())).collect();
             while tellers.next().await.is_some() {}
         }))
     }
 }
 
-/// Tells of one peer as long as the torrent lives.
-async fn tell(means: &Means, peer: &str, mut progress: watch::Receiver<Progress>, finds: &Finds) {
-    let instance: Arc<str> = plain(peer.as_bytes()).into();
+/// Tells of one peer, HOST:PORT, as long as the torrent lives; `instance` is what it is called.
+pub(crate) async fn tell(
+    means: &Means,
+    peer: &str,
+    instance: &str,
+    mut progress: watch::Receiver<Progress>,
+    finds: &Finds,
+) {
+    let instance: Arc<str> = plain(instance.as_bytes()).into();
     let Some((host, port)) = split(peer) else {
         let _ = finds.send(Err(DiscoveryError::Unusable(format!("{instance} is not of the form HOST:PORT")))).await;
         return;
@@ -105,7 +111,7 @@ async fn tell(means: &Means, peer: &str, mut progress: watch::Receiver<Progress>
 }
 
 /// `HOST:PORT`, where the host may be an IPv6 address in brackets.
-fn split(peer: &str) -> Option<(&str, u16)> {
+pub(crate) fn split(peer: &str) -> Option<(&str, u16)> {
     let (host, port) = peer.trim().rsplit_once(':')?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
     let port = port.parse().ok().filter(|port| *port != 0)?;

@@ -40,8 +40,13 @@ struct State {
     names: BTreeMap<String, Vec<IpAddr>>,
     streams: BTreeMap<SocketAddr, OnConnect>,
     datagrams: BTreeMap<SocketAddr, OnDatagram>,
-    sockets: Vec<mpsc::UnboundedSender<(Vec<u8>, SocketAddr)>>,
+    sockets: Vec<Inbox>,
+    /// Who has joined which group.
+    groups: Vec<(SocketAddr, Inbox)>,
+    groupless: bool,
 }
+
+type Inbox = mpsc::UnboundedSender<(Vec<u8>, SocketAddr)>;
 
 impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,6 +98,17 @@ impl World {
             let _ = socket.send((datagram.to_vec(), from.parse().unwrap()));
         }
     }
+    /// No IPv6 group can be joined from now on.
+    pub(crate) fn without_ipv6_groups(&self) {
+        self.state.lock().unwrap().groupless = true;
+    }
+    /// Sends to a multicast group from this address; returns how many heard it.
+    pub(crate) fn multicast(&self, group: SocketAddr, from: SocketAddr, datagram: &[u8]) -> usize {
+        let mut state = self.state.lock().unwrap();
+        state.groups.retain(|(_, inbox)| !inbox.is_closed());
+        let members = state.groups.iter().filter(|(joined, _)| *joined == group);
+        members.map(|(_, inbox)| drop(inbox.send((datagram.to_vec(), from)))).count()
+    }
     pub(crate) fn sockets(&self) -> usize {
         self.state.lock().unwrap().sockets.len()
     }
@@ -137,6 +153,17 @@ impl DatagramFactory for World {
         self.state.lock().unwrap().sockets.push(inbox.clone());
         Ok(Arc::new(Socket { world: self.clone(), local, inbox, incoming: incoming.into() }))
     }
+    async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
+        assert_eq!(group.is_ipv4(), interface.is_ipv4(), "the wrong interface for {group}");
+        let (inbox, incoming) = mpsc::unbounded_channel();
+        let local = SocketAddr::new(interface, group.port());
+        let mut state = self.state.lock().unwrap();
+        if state.groupless && group.is_ipv6() {
+            return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "no route"));
+        }
+        state.groups.push((group, inbox.clone()));
+        Ok(Arc::new(Socket { world: self.clone(), local, inbox, incoming: incoming.into() }))
+    }
 }
 
 #[derive(Debug)]
@@ -154,6 +181,10 @@ impl Datagrams for Socket {
     }
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
         assert_eq!(self.local.is_ipv4(), to.is_ipv4(), "the wrong socket for {to}");
+        if to.ip().is_multicast() {
+            self.world.multicast(to, self.local, payload);
+            return Ok(payload.len());
+        }
         let server = self.world.state.lock().unwrap().datagrams.get(&to).cloned();
         for reply in server.map(|server| server(payload)).unwrap_or_default() {
             let _ = self.inbox.send((reply, to));
