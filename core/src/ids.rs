@@ -65,15 +65,12 @@ impl InfoHashes {
     }
     /// The 20 bytes that stand for the torrent on the wire: v1, or v2 cut to 20 bytes (BEP 52).
     pub fn wire(&self) -> [u8; 20] {
-        match (self.v1, self.v2) {
-            (Some(v1), _) => v1.0,
-            (None, Some(v2)) => {
-                let mut cut = [0; 20];
-                cut.copy_from_slice(&v2.0[..20]);
-                cut
-            }
-            (None, None) => [0; 20],
-        }
+        self.wires().next().unwrap_or_default()
+    }
+    /// All names that the torrent has on the wire; a hybrid has two, v1 first (BEP 52).
+    pub fn wires(&self) -> impl Iterator<Item = [u8; 20]> + use<> {
+        let v2 = self.v2.and_then(|v2| v2.0.first_chunk::<20>().copied());
+        self.v1.map(|v1| v1.0).into_iter().chain(v2)
     }
 }
 
@@ -166,6 +163,14 @@ mod tests {
         });
         assert!(id.0.starts_with(PEER_ID_PREFIX));
         assert!(id.0.is_ascii());
+    }
+
+    #[test]
+    fn a_hybrid_has_two_names() {
+        let (v1, v2) = (Some(InfoHashV1([1; 20])), Some(InfoHashV2([2; 32])));
+        let wires = |v1, v2| InfoHashes { v1, v2 }.wires().map(|wire| wire[0]).collect::<Vec<_>>();
+        assert_eq!((wires(v1, v2), wires(v1, None), wires(None, v2)), (vec![1, 2], vec![1], vec![2]));
+        assert_eq!(InfoHashes { v1: None, v2 }.wire(), [2; 20]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use castanet_core::{
     PeerId,
     addr::{canonical, write_compact},
     digest::sha1,
+    seams::discovery::SwarmSize,
 };
 use castanet_protocol::tracker::{
     Announce, Answer, Event,
@@ -419,6 +420,16 @@ fn reply_to(datagram: &[u8], from: SocketAddr, secret: &[u8; 16], state: &Mutex<
                 Err(reason) => udp::error_reply(transaction, reason),
             };
             Some(reply)
+        }
+        Request::Scrape { connection, transaction, names } => {
+            if connection != id_of(epoch) && epoch.checked_sub(1).is_none_or(|epoch| connection != id_of(epoch)) {
+                return Some(udp::error_reply(transaction, "unknown connection"));
+            }
+            let counts = names.iter().map(|name| with(state, |state| state.counts(*name)));
+            let sizes: Vec<_> = counts
+                .map(|Counts { seeds, leeches, completed }| SwarmSize { seeds, leeches, completed: Some(completed) })
+                .collect();
+            Some(udp::scrape_reply(transaction, &sizes))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP trackers: `http:` and `https:` announce URLs (BEP 3, 7, 12, 23, 24, 31).
+//! HTTP trackers: `http:` and `https:` announce URLs (BEP 3, 7, 12, 23, 24, 31), and their numbers (BEP 48).
 //!
 //! The protocol and the schedule are `castanet_protocol::tracker`'s; following the schedule is `Announcer`'s. This
 //! file joins a URL and a query; `client` carries them.
@@ -9,15 +9,12 @@ mod client;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
-use castanet_core::{
-    PluginName,
-    seams::{
-        discovery::{Discovery, DiscoveryError, FoundStream, Me, Progress, Settings, Swarm, SwarmInfo},
-        means::Means,
-    },
+use castanet_core::seams::{
+    discovery::{Discovery, DiscoveryError, Settings, SwarmSize},
+    means::Means,
 };
 use castanet_protocol::tracker::{Announce, Answer, AnswerError, Retry, http};
 use url::{Position, Url};
@@ -31,7 +28,7 @@ pub const NAME: &str = "http-tracker";
 /// Makes the plugin. It has no settings.
 pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
     crate::refuse_settings(NAME, settings)?;
-    Ok(Arc::new(HttpTracker(Announcer::new(Http { client: Client::new(means) }, means))))
+    Ok(Arc::new(Announcer::new(Http { client: Client::new(means) }, means)))
 }
 
 /// Gets a file of at most `largest` bytes from an `http:` or `https:` URL, by the client that trackers are asked with.
@@ -51,31 +48,25 @@ pub async fn fetch(means: &Means, url: &str, largest: usize) -> Result<Vec<u8>, 
 }
 
 #[derive(Debug)]
-struct HttpTracker(Announcer<Http>);
-
-#[async_trait]
-impl Discovery for HttpTracker {
-    fn name(&self) -> PluginName {
-        NAME.into()
-    }
-    fn serves(&self, swarm: &SwarmInfo) -> bool {
-        self.0.serves(swarm)
-    }
-    async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
-        Ok(self.0.discover(swarm))
-    }
-    async fn leave(&self, swarm: SwarmInfo, me: Me, last: Progress, within: Duration) -> Result<(), DiscoveryError> {
-        self.0.leave(&swarm, &me, &last, within).await
-    }
-}
-
-#[derive(Debug)]
 struct Http {
     client: Client,
 }
 
+impl Http {
+    async fn get(&self, target: &Target, url: &Url, addresses: &[SocketAddr], query: &str) -> Result<Page, Failure> {
+        let page = self.client.get(url, addresses, |url| with_query(url, query)).await;
+        page.map_err(|error| match error {
+            error @ (FetchError::TooLarge(_) | FetchError::Encoding(_)) => {
+                Failure::answer(target, AnswerError::Malformed(error.to_string()))
+            }
+            error => Failure::unreachable(target, error),
+        })
+    }
+}
+
 #[async_trait]
 impl Ask for Http {
+    const NAME: &'static str = NAME;
     const SCHEMES: &'static [&'static str] = &["http", "https"];
 
     async fn ask(
@@ -85,19 +76,29 @@ impl Ask for Http {
         announce: &Announce,
         tracker_id: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        let query = http::query(announce, tracker_id);
-        let page = self.client.get(&target.url, addresses, |url| with_query(url, &query)).await;
-        let page = page.map_err(|error| match error {
-            error @ (FetchError::TooLarge(_) | FetchError::Encoding(_)) => {
-                Failure::answer(target, AnswerError::Malformed(error.to_string()))
-            }
-            error => Failure::unreachable(target, error),
-        })?;
+        let page = self.get(target, &target.url, addresses, &http::query(announce, tracker_id)).await?;
         read(&page).map_err(|error| Failure::answer(target, error))
+    }
+
+    fn scrapes(&self, target: &Target) -> bool {
+        http::scrape_path(target.url.path()).is_some()
+    }
+
+    async fn scrape(
+        &self,
+        target: &Target,
+        addresses: &[SocketAddr],
+        names: &[[u8; 20]],
+    ) -> Result<Option<SwarmSize>, Failure> {
+        let Some(path) = http::scrape_path(target.url.path()) else { return Ok(None) };
+        let mut url = target.url.clone();
+        url.set_path(&path);
+        let page = self.get(target, &url, addresses, &http::scrape_query(names)).await?;
+        http::parse_scrape(&page.body, names).map_err(|error| Failure::answer(target, error))
     }
 }
 
-/// The path and query of an announce. What the URL asks already (a passkey) stays in front; a redirect that repeats our
+/// The path and query of a request. What the URL asks already (a passkey) stays in front; a redirect that repeats our
 /// query is taken as it is.
 fn with_query(url: &Url, ours: &str) -> String {
     match url.query() {

@@ -6,11 +6,12 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use castanet_core::{
     Moment,
-    seams::discovery::{Found, SwarmEvent},
+    seams::discovery::{Found, FoundStream, Progress, SwarmEvent},
 };
 use flate2::{Compression, write::GzEncoder};
 use futures_util::StreamExt;
@@ -75,7 +76,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 async fn next(stream: &mut FoundStream) -> String {
     loop {
         match stream.next().await {
-            Some(Ok(Found::Idle { .. })) => {}
+            Some(Ok(Found::Idle { .. } | Found::Reached(_) | Found::SwarmSize { .. })) => {}
             Some(Ok(Found::Peers(peers))) => {
                 let peers: Vec<_> = peers.iter().map(|peer| peer.addr.to_string()).collect();
                 return peers.join(" ");
@@ -102,7 +103,7 @@ async fn first(response: Vec<u8>) -> String {
 async fn a_torrents_life() {
     let world = World::new();
     let heads = web(&world, "127.0.0.1:8080", |_| {
-        ok(b"d11:external ip4:\x01\x02\x03\x048:intervali1000e5:peers6:\x0a\0\0\x01\0\x5010:tracker id2:t/15:warning message2:hme")
+        ok(b"d8:completei1e11:external ip4:\x01\x02\x03\x048:intervali1000e5:peers6:\x0a\0\0\x01\0\x5010:tracker id2:t/15:warning message2:hme")
     });
     let url = "http://us%40er:pw@127.0.0.1:8080/x/announce?passkey=abc";
     let torrent = Torrent::new(&[url]);
@@ -183,6 +184,34 @@ async fn a_slow_tracker_or_name_delays_no_other() {
     ] {
         assert!(said.iter().any(|said| said == sentence), "{said:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_are_scraped_by_the_convention() {
+    let world = World::new();
+    let hash = [0xab; 20];
+    let mut body = b"d5:filesd20:".to_vec();
+    body.extend(hash);
+    body.extend(b"d8:completei5e10:downloadedi7e10:incompletei6eeee");
+    let heads = web(&world, "127.0.0.1:80", move |head| match head.contains("/scrape") {
+        true => ok(&body),
+        false => ok(&peers(1800)),
+    });
+    // The announce brings no numbers. The second tracker does not follow the convention.
+    let (swarm, _engine) = Torrent::new(&["http://127.0.0.1/x/announce?k=1", "http://127.0.0.1/y/a"]).swarm();
+    let mut stream = build(&world.means(), &Settings::default()).unwrap().discover(swarm).await.unwrap();
+    let size = loop {
+        if let Found::SwarmSize { instance, size } = stream.next().await.unwrap().unwrap() {
+            break (instance.to_string(), size);
+        }
+    };
+    let expected = SwarmSize { seeds: 5, leeches: 6, completed: Some(7) };
+    assert_eq!(size, ("http://127.0.0.1/x/announce?k=1".to_owned(), expected));
+    let heads = heads.lock().unwrap();
+    let scrapes: Vec<_> = heads.iter().filter(|head| head.contains("scrape")).collect();
+    assert_eq!(scrapes.len(), 1);
+    let get = format!("GET /x/scrape?k=1&info_hash={} HTTP/1.1\r\n", "%AB".repeat(20));
+    assert!(scrapes[0].starts_with(&get), "{}", scrapes[0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! UDP trackers: `udp:` announce URLs (BEP 12, 15, 41).
+//! UDP trackers: `udp:` announce URLs (BEP 12, 15, 41), and their numbers.
 //!
 //! The datagrams and the schedule are `castanet_protocol::tracker`'s; following the schedule is `Announcer`'s. All
 //! torrents share one `Socket` per address family, and the connection ids that trackers granted.
@@ -12,19 +12,18 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use castanet_core::{
-    Moment, PluginName,
+    Moment,
     seams::{
-        discovery::{Discovery, DiscoveryError, FoundStream, Me, Progress, Settings, Swarm, SwarmInfo},
+        discovery::{Discovery, DiscoveryError, Settings, SwarmSize},
         means::Means,
     },
 };
 use castanet_protocol::tracker::{
-    Announce, Answer, AnswerError,
+    Announce, Answer, AnswerError, larger,
     udp::{self, CONNECTION_LIFETIME, EXCHANGE_LIMIT, Reply},
 };
 use tokio::time::timeout;
@@ -40,26 +39,7 @@ const MOST_CONNECTIONS: usize = 256;
 /// Makes the plugin. It has no settings.
 pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, DiscoveryError> {
     crate::refuse_settings(NAME, settings)?;
-    Ok(Arc::new(UdpTracker(Announcer::new(Udp::new(means), means))))
-}
-
-#[derive(Debug)]
-struct UdpTracker(Announcer<Udp>);
-
-#[async_trait]
-impl Discovery for UdpTracker {
-    fn name(&self) -> PluginName {
-        NAME.into()
-    }
-    fn serves(&self, swarm: &SwarmInfo) -> bool {
-        self.0.serves(swarm)
-    }
-    async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
-        Ok(self.0.discover(swarm))
-    }
-    async fn leave(&self, swarm: SwarmInfo, me: Me, last: Progress, within: Duration) -> Result<(), DiscoveryError> {
-        self.0.leave(&swarm, &me, &last, within).await
-    }
+    Ok(Arc::new(Announcer::new(Udp::new(means), means)))
 }
 
 /// A connection id and when it was granted. The lock is held while one is asked for, so that torrents share the answer.
@@ -92,6 +72,7 @@ impl From<AnswerError> for Trouble {
 
 #[async_trait]
 impl Ask for Udp {
+    const NAME: &'static str = NAME;
     const SCHEMES: &'static [&'static str] = &["udp"];
 
     async fn ask(
@@ -101,21 +82,31 @@ impl Ask for Udp {
         announce: &Announce,
         _tracker_id: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        // Another one next time, in case this one is dead.
-        let to = addresses[self.draw(|random| random.usize(..addresses.len()))];
         let mut url_data = target.url.path().to_owned();
         if let Some(query) = target.url.query() {
             url_data.push('?');
             url_data.push_str(query);
         }
-        match timeout(EXCHANGE_LIMIT, self.announce(to, announce, &url_data)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Trouble::Answer(error))) => Err(Failure::answer(target, error)),
-            Ok(Err(Trouble::Io(error))) => Err(Failure::unreachable(target, error)),
-            Err(_) => {
-                let reason = format!("no answer within {} s", EXCHANGE_LIMIT.as_secs());
-                Err(Failure::unreachable(target, reason))
-            }
+        let make = |id, transaction| udp::announce_request(id, transaction, announce, &url_data);
+        match self.question(target, addresses, make).await? {
+            Reply::Announced(answer) => Ok(answer),
+            Reply::Connected(_) | Reply::Scraped(_) => Err(Failure::answer(target, unexpected())),
+        }
+    }
+
+    fn scrapes(&self, _: &Target) -> bool {
+        true
+    }
+
+    async fn scrape(
+        &self,
+        target: &Target,
+        addresses: &[SocketAddr],
+        names: &[[u8; 20]],
+    ) -> Result<Option<SwarmSize>, Failure> {
+        match self.question(target, addresses, |id, transaction| udp::scrape_request(id, transaction, names)).await? {
+            Reply::Scraped(sizes) => Ok(sizes.into_iter().take(names.len()).reduce(larger)),
+            Reply::Connected(_) | Reply::Announced(_) => Err(Failure::answer(target, unexpected())),
         }
     }
 }
@@ -130,14 +121,36 @@ impl Udp {
         f(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn announce(&self, to: SocketAddr, announce: &Announce, url_data: &str) -> Result<Answer, Trouble> {
+    /// Asks one of `addresses` what `make` makes of a connection id and a transaction id.
+    async fn question(
+        &self,
+        target: &Target,
+        addresses: &[SocketAddr],
+        make: impl Fn(u64, u32) -> Vec<u8> + Send + Sync,
+    ) -> Result<Reply, Failure> {
+        // Another one next time, in case this one is dead.
+        let to = addresses[self.draw(|random| random.usize(..addresses.len()))];
+        match timeout(EXCHANGE_LIMIT, self.converse(to, make)).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(Trouble::Answer(error))) => Err(Failure::answer(target, error)),
+            Ok(Err(Trouble::Io(error))) => Err(Failure::unreachable(target, error)),
+            Err(_) => {
+                let reason = format!("no answer within {} s", EXCHANGE_LIMIT.as_secs());
+                Err(Failure::unreachable(target, reason))
+            }
+        }
+    }
+
+    async fn converse(
+        &self,
+        to: SocketAddr,
+        make: impl Fn(u64, u32) -> Vec<u8> + Send + Sync,
+    ) -> Result<Reply, Trouble> {
         let connection = self.connection(to);
         loop {
             let (id, granted) = self.connect(to, &connection).await?;
-            let make = |transaction| udp::announce_request(id, transaction, announce, url_data);
-            match self.exchange(to, make).await {
-                Ok(Reply::Announced(answer)) => return Ok(answer),
-                Ok(Reply::Connected(_)) => return Err(unexpected()),
+            match self.exchange(to, |transaction| make(id, transaction)).await {
+                Ok(reply) => return Ok(reply),
                 Err(error) => {
                     // A tracker that was restarted knows nothing of an old id: try once more with a new one.
                     let mut held = connection.lock().await;
@@ -165,7 +178,7 @@ impl Udp {
                 *held = Some((id, self.means.clock.now()));
                 Ok((id, true))
             }
-            Reply::Announced(_) => Err(unexpected()),
+            Reply::Announced(_) | Reply::Scraped(_) => Err(unexpected().into()),
         }
     }
 
@@ -207,6 +220,6 @@ impl Udp {
     }
 }
 
-fn unexpected() -> Trouble {
-    Trouble::Answer(AnswerError::Malformed("it answers another question".to_owned()))
+fn unexpected() -> AnswerError {
+    AnswerError::Malformed("it answers another question".to_owned())
 }

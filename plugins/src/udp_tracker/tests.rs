@@ -1,12 +1,14 @@
 //! The plugin against trackers in memory, in virtual time.
 
+use std::time::Duration;
+
 use castanet_core::{
-    InfoHashV1, InfoHashes,
-    seams::discovery::{Found, SwarmEvent},
+    InfoHashV1, InfoHashV2, InfoHashes,
+    seams::discovery::{Found, FoundStream, Progress, SwarmEvent},
 };
 use castanet_protocol::tracker::{
     Event,
-    udp::{Request, announce_reply, connect_reply, error_reply, parse_request, transaction_of},
+    udp::{Request, announce_reply, connect_reply, error_reply, parse_request, scrape_reply, transaction_of},
 };
 use futures_util::StreamExt;
 
@@ -33,6 +35,10 @@ fn tracker(world: &World, addr: &str, peer: &str) -> Requests {
                 let interval = Some(Duration::from_secs(1000));
                 announce_reply(transaction, &Answer { interval, peers: vec![(peer, None)], ..Answer::default() })
             }
+            Request::Scrape { transaction, names, .. } => {
+                let size = |name: &[u8; 20]| SwarmSize { seeds: name[0].into(), leeches: 2, completed: Some(3) };
+                scrape_reply(transaction, &names.iter().map(size).collect::<Vec<_>>())
+            }
         };
         vec![reply]
     });
@@ -45,7 +51,7 @@ fn connects(requests: &Requests) -> usize {
 fn announces(requests: &Requests) -> Vec<(Announce, String)> {
     let announce = |request: &Request| match request {
         Request::Announce { announce, url_data, .. } => Some((announce.clone(), url_data.clone())),
-        Request::Connect { .. } => None,
+        _ => None,
     };
     requests.lock().unwrap().iter().filter_map(announce).collect()
 }
@@ -58,7 +64,7 @@ fn plugin(world: &World) -> Arc<dyn Discovery> {
 async fn next(stream: &mut FoundStream) -> String {
     loop {
         match stream.next().await {
-            Some(Ok(Found::Idle { .. })) => {}
+            Some(Ok(Found::Idle { .. } | Found::Reached(_) | Found::SwarmSize { .. })) => {}
             Some(Ok(Found::Peers(peers))) => return format!("{} from {}", peers[0].addr, peers[0].instance),
             Some(Ok(other)) => return format!("{other:?}"),
             Some(Err(error)) => return error.to_string(),
@@ -235,6 +241,33 @@ async fn who_leaves_at_completion_says_both() {
     plugin.leave(torrent.info, torrent.me, last, Duration::from_secs(3)).await.unwrap();
     let events: Vec<_> = announces(&heard).iter().map(|(announce, _)| announce.event).collect();
     assert_eq!(events, [Event::Started, Event::Completed, Event::Stopped]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_names_of_a_hybrid_are_scraped_at_once() {
+    let world = World::new();
+    let heard = tracker(&world, "127.0.0.1:6969", "10.0.0.1:80");
+    let udp = Udp::new(&world.means());
+    let target = Target::parse("udp://127.0.0.1:6969/announce").unwrap();
+    let both = InfoHashes { v1: Some(InfoHashV1([4; 20])), v2: Some(InfoHashV2([9; 32])) };
+    let names: Vec<_> = both.wires().collect();
+    let addresses = ["127.0.0.1:6969".parse().unwrap()];
+    let size = udp.scrape(&target, &addresses, &names).await.unwrap();
+    assert_eq!(size, Some(SwarmSize { seeds: 9, leeches: 2, completed: Some(3) }));
+    assert!(matches!(&heard.lock().unwrap()[..], [Request::Connect { .. }, Request::Scrape { .. }]));
+    // A tracker that answers with too few numbers, and one that answers with something else.
+    for (reply, says) in [(2, "Ok(None)"), (1, "it answers another question")] {
+        world.datagrams("127.0.0.1:6969", move |datagram| {
+            let transaction = u32::from_be_bytes(datagram[12..16].try_into().unwrap());
+            match (parse_request(datagram).unwrap(), reply) {
+                (Request::Connect { .. }, _) => vec![connect_reply(transaction, 1)],
+                (_, 2) => vec![scrape_reply(transaction, &[])],
+                _ => vec![announce_reply(transaction, &Answer::default())],
+            }
+        });
+        let said = format!("{:?}", udp.scrape(&target, &addresses, &names).await);
+        assert!(said.contains(says), "{said}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The HTTP tracker protocol: the query of an announce, and the bencoded answer to it (BEP 3).
+//! The HTTP tracker protocol: the query of an announce or a scrape (BEP 48), and the bencoded answer to it (BEP 3).
 //!
 //! Compact peers (BEP 23) of both families (BEP 7), our address as the tracker sees it (BEP 24), and when to come back
 //! after a refusal (BEP 31). Carrying them over a connection is the plugin's work.
@@ -13,9 +13,10 @@ use castanet_core::{
     addr::{canonical, is_dialable, parse_compact_v4, parse_compact_v6},
     bencode::{Dict, Limits, Value, scan},
     ids::PeerId,
+    seams::discovery::SwarmSize,
 };
 
-use super::{Announce, Answer, AnswerError, Event, LONGEST_TRACKER_ID, MOST_PEERS, Retry, plain};
+use super::{Announce, Answer, AnswerError, Event, LONGEST_TRACKER_ID, MOST_PEERS, Retry, larger, plain};
 
 /// The largest body that is read, before and after decompression.
 pub const LARGEST_BODY: usize = 2 << 20;
@@ -60,6 +61,53 @@ pub fn escape(bytes: &[u8], out: &mut String) {
 
 /// Reads the body of an answer.
 pub fn parse_answer(body: &[u8]) -> Result<Answer, AnswerError> {
+    let answer = dictionary(body)?;
+    let seconds = |key| answer.int(key).and_then(|n| u64::try_from(n).ok()).map(Duration::from_secs);
+    Ok(Answer {
+        interval: seconds("interval"),
+        min_interval: seconds("min interval"),
+        seeds: count(answer, "complete"),
+        leeches: count(answer, "incomplete"),
+        peers: peers(answer),
+        external: answer.bytes("external ip").and_then(address),
+        warning: answer.bytes("warning message").map(plain),
+        tracker_id: answer.bytes("tracker id").filter(|id| id.len() <= LONGEST_TRACKER_ID).map(<[u8]>::to_vec),
+    })
+}
+
+/// The path at which the numbers are had (BEP 48): `announce` at the beginning of the last part of the path becomes
+/// `scrape`. `None` if the URL does not follow this convention, and the tracker cannot be asked.
+pub fn scrape_path(path: &str) -> Option<String> {
+    let (folder, file) = path.rsplit_once('/')?;
+    Some(format!("{folder}/scrape{}", file.strip_prefix("announce")?))
+}
+
+/// The query of a scrape for the names of one torrent, to be put behind the `?` or `&` of the URL.
+pub fn scrape_query(names: &[[u8; 20]]) -> String {
+    let mut out = String::new();
+    for name in names {
+        out.push_str(if out.is_empty() { "info_hash=" } else { "&info_hash=" });
+        escape(name, &mut out);
+    }
+    out
+}
+
+/// Reads the body of an answer to a scrape: the numbers of the torrent with these names, if the tracker has any.
+///
+/// # Errors
+/// If the tracker refuses, or the answer is none.
+pub fn parse_scrape(body: &[u8], names: &[[u8; 20]]) -> Result<Option<SwarmSize>, AnswerError> {
+    let files = dictionary(body)?.dict("files");
+    let sizes = names.iter().filter_map(|name| files?.dict(name)).map(|numbers| SwarmSize {
+        seeds: count(numbers, "complete").unwrap_or(0),
+        leeches: count(numbers, "incomplete").unwrap_or(0),
+        completed: count(numbers, "downloaded"),
+    });
+    Ok(sizes.reduce(larger))
+}
+
+/// An answer that is no refusal.
+fn dictionary(body: &[u8]) -> Result<Dict<'_>, AnswerError> {
     let document = scan(body, Limits { size: LARGEST_BODY, ..Limits::MESSAGE });
     let document = document.map_err(|error| AnswerError::Malformed(format!("not a tracker's answer: {error}")))?;
     let Some(answer) = document.root.as_dict() else {
@@ -69,18 +117,11 @@ pub fn parse_answer(body: &[u8]) -> Result<Answer, AnswerError> {
         let message = plain(reason.as_bytes().unwrap_or(b"no reason given"));
         return Err(AnswerError::Refused { message, retry: retry(answer) });
     }
-    let seconds = |key| answer.int(key).and_then(|n| u64::try_from(n).ok()).map(Duration::from_secs);
-    let count = |key| answer.int(key).and_then(|n| u32::try_from(n).ok());
-    Ok(Answer {
-        interval: seconds("interval"),
-        min_interval: seconds("min interval"),
-        seeds: count("complete"),
-        leeches: count("incomplete"),
-        peers: peers(answer),
-        external: answer.bytes("external ip").and_then(address),
-        warning: answer.bytes("warning message").map(plain),
-        tracker_id: answer.bytes("tracker id").filter(|id| id.len() <= LONGEST_TRACKER_ID).map(<[u8]>::to_vec),
-    })
+    Ok(answer)
+}
+
+fn count(numbers: Dict<'_>, key: &str) -> Option<u32> {
+    numbers.int(key).and_then(|n| u32::try_from(n).ok())
 }
 
 /// `retry in` (BEP 31): minutes, or `never`.
@@ -218,6 +259,36 @@ mod tests {
     }
 
     #[test]
+    fn scrapes_follow_the_convention() {
+        for (announce, scrape) in [
+            ("/announce", Some("/scrape")),
+            ("/x/announce", Some("/x/scrape")),
+            ("/announce.php", Some("/scrape.php")),
+            ("/a", None),
+            ("/announce/x", None),
+            ("/xannounce", None),
+            ("", None),
+        ] {
+            assert_eq!(scrape_path(announce).as_deref(), scrape, "{announce}");
+        }
+        let names = [[b'x'; 20], [b'y'; 20]];
+        assert_eq!(scrape_query(&names), format!("info_hash={}&info_hash={}", "x".repeat(20), "y".repeat(20)));
+        // The example of BEP 48.
+        let body = b"d5:filesd20:xxxxxxxxxxxxxxxxxxxxd8:completei11e10:downloadedi13772e10:incompletei19ee\
+            20:yyyyyyyyyyyyyyyyyyyyd8:completei21e10:downloadedi206e10:incompletei20eeee";
+        let size = |seeds, leeches, completed| SwarmSize { seeds, leeches, completed };
+        assert_eq!(parse_scrape(body, &names[..1]), Ok(Some(size(11, 19, Some(13_772)))));
+        assert_eq!(parse_scrape(body, &names), Ok(Some(size(21, 20, Some(13_772)))), "a hybrid: the larger ones");
+        assert_eq!(parse_scrape(body, &[[b'z'; 20]]), Ok(None));
+        let lies = b"d5:filesd20:xxxxxxxxxxxxxxxxxxxxd8:completei-1e10:incompletei99999999999eeee";
+        assert_eq!(parse_scrape(lies, &names), Ok(Some(size(0, 0, None))));
+        assert_eq!(parse_scrape(b"d5:filesle0:i5ee", &names), Ok(None));
+        assert!(parse_scrape(b"<html>", &names).is_err());
+        let refused = parse_scrape(b"d14:failure reason2:noe", &names);
+        assert!(matches!(refused, Err(AnswerError::Refused { .. })), "{refused:?}");
+    }
+
+    #[test]
     fn a_flood_of_peers_is_cut() {
         let mut body = b"d5:peers600000:".to_vec();
         body.extend(std::iter::repeat_n([10, 0, 0, 1, 1, 1], 100_000).flatten());
@@ -230,6 +301,7 @@ mod tests {
         fn noise_never_panics(body in prop::collection::vec(prop_oneof![
             any::<u8>(), Just(b'd'), Just(b'l'), Just(b'i'), Just(b'e'), Just(b':'), b'0'..=b'9'], 0..80)) {
             let _ = parse_answer(&body);
+            let _ = parse_scrape(&body, &[[b'0'; 20]]);
             let mut wrapped = b"d5:peers".to_vec();
             wrapped.extend(body);
             wrapped.push(b'e');

@@ -1,10 +1,12 @@
 //! Talking to trackers: what is asked, how an answer reads over HTTP and UDP, and when which tracker is asked.
 //!
-//! [`Announce`] is one question and [`Answer`] what came back, whatever carried them: [`http`] (BEP 3, 7, 23, 24, 31) or
-//! [`udp`] (BEP 15, 41). [`schedule`] decides for one torrent which tracker is due (BEP 12).
+//! [`Announce`] is one question and [`Answer`] what came back, whatever carried them: [`http`] (BEP 3, 7, 23, 24, 31, 48)
+//! or [`udp`] (BEP 15, 41). [`schedule`] decides for one torrent which tracker is due (BEP 12), [`scrapes`] when only
+//! numbers are asked for.
 
 pub mod http;
 pub mod schedule;
+pub mod scrapes;
 pub mod udp;
 
 use std::{
@@ -14,7 +16,7 @@ use std::{
 
 use castanet_core::{
     ids::PeerId,
-    seams::discovery::{Me, Progress, SwarmInfo},
+    seams::discovery::{Me, Progress, SwarmInfo, SwarmSize},
 };
 
 /// The most peers believed from one answer; trackers send 50 to 200.
@@ -67,11 +69,12 @@ pub struct Announce {
 }
 
 impl Announce {
-    /// The question that follows from the state of the torrent. Who leaves wants no peers.
-    pub fn new(swarm: &SwarmInfo, me: &Me, progress: &Progress, event: Event) -> Self {
+    /// The questions that follow from the state of the torrent, one for each of its names (a hybrid has two, BEP 52).
+    /// Who leaves wants no peers.
+    pub fn all(swarm: &SwarmInfo, me: &Me, progress: &Progress, event: Event) -> Vec<Self> {
         let wanted = if event == Event::Stopped { 0 } else { progress.wanted.min(MOST_WANTED) };
-        Self {
-            info_hash: swarm.info_hashes.wire(),
+        let announce = |info_hash| Self {
+            info_hash,
             peer_id: me.peer_id,
             port: if me.port == 0 { NO_PORT } else { me.port },
             key: me.key,
@@ -80,7 +83,8 @@ impl Announce {
             left: progress.left.unwrap_or(LEFT_UNKNOWN),
             wanted: wanted as u32,
             event,
-        }
+        };
+        swarm.info_hashes.wires().map(announce).collect()
     }
 }
 
@@ -103,6 +107,24 @@ pub struct Answer {
     pub warning: Option<String>,
     /// To be sent back with the next announce, at most [`LONGEST_TRACKER_ID`] bytes.
     pub tracker_id: Option<Vec<u8>>,
+}
+
+impl Answer {
+    /// The numbers in it, if there are any.
+    pub fn size(&self) -> Option<SwarmSize> {
+        let (seeds, leeches) = (self.seeds.unwrap_or(0), self.leeches.unwrap_or(0));
+        (self.seeds.is_some() || self.leeches.is_some()).then_some(SwarmSize { seeds, leeches, completed: None })
+    }
+}
+
+/// The numbers of a swarm that is counted twice, over both address families or by both names of a hybrid: most peers are
+/// in both, so the larger ones are nearer to the truth than the sum.
+pub fn larger(one: SwarmSize, other: SwarmSize) -> SwarmSize {
+    SwarmSize {
+        seeds: one.seeds.max(other.seeds),
+        leeches: one.leeches.max(other.leeches),
+        completed: one.completed.max(other.completed),
+    }
 }
 
 /// When a tracker that refused may be asked again (BEP 31).

@@ -32,6 +32,8 @@ pub const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 pub const FIRST_BACK_OFF: Duration = Duration::from_secs(15);
 /// After many failures in a row.
 pub const LAST_BACK_OFF: Duration = Duration::from_secs(30 * 60);
+/// How long after a change of the network everyone is told: changes rarely come alone.
+pub const SETTLE: Duration = Duration::from_secs(3);
 /// How long the others of a tier wait for a tracker that is silent.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 /// From how many wanted peers on a torrent is hungry, and comes back as early as the tracker allows.
@@ -55,6 +57,7 @@ pub struct Due {
 pub struct Schedule {
     trackers: Vec<Tracker>,
     tiers: Vec<Tier>,
+    random: fastrand::Rng,
     finished: bool,
     complete_at_start: bool,
 }
@@ -70,6 +73,8 @@ struct Tracker {
     failures: u32,
     /// After a failure, not before then.
     not_before: Moment,
+    /// It named that time itself.
+    insists: bool,
 }
 
 #[derive(Debug)]
@@ -80,29 +85,52 @@ struct Tier {
     next: Moment,
     /// When it allows to hear from us.
     earliest: Moment,
+    /// When one of it answered last.
+    answered: Option<Moment>,
+    /// What is being said to it is out of date already.
+    stale: bool,
 }
 
 impl Schedule {
     /// The trackers among `tiers` that `serves` accepts, each URL once. A torrent that is complete at the start
     /// says no `completed` (BEP 3). `seed` shuffles the tiers.
     pub fn new(tiers: &[Vec<String>], serves: impl Fn(&str) -> bool, complete_at_start: bool, seed: u64) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut schedule = Self { trackers: Vec::new(), tiers: Vec::new(), finished: false, complete_at_start };
-        for urls in tiers {
-            let mut order = Vec::new();
-            for url in urls.iter().map(|url| url.trim()).filter(|url| serves(url)) {
-                let index = schedule.trackers.len();
-                if index < MOST_TRACKERS && schedule.trackers.iter().all(|tracker| *tracker.url != *url) {
-                    schedule.trackers.push(Tracker::new(url, schedule.tiers.len()));
-                    order.push(index);
-                }
-            }
-            random.shuffle(&mut order);
-            if !order.is_empty() {
-                schedule.tiers.push(Tier { order, next: Moment::ZERO, earliest: Moment::ZERO });
+        let random = fastrand::Rng::with_seed(seed);
+        let mut schedule = Self { trackers: Vec::new(), tiers: Vec::new(), random, finished: false, complete_at_start };
+        tiers.iter().for_each(|urls| schedule.add(urls, &serves));
+        schedule
+    }
+
+    /// A further tier, of those trackers among `urls` that `serves` accepts and that are new. The others do not hear of
+    /// it.
+    pub fn add(&mut self, urls: &[String], serves: impl Fn(&str) -> bool) {
+        let mut order = Vec::new();
+        for url in urls.iter().map(|url| url.trim()).filter(|url| serves(url)) {
+            let index = self.trackers.len();
+            if index < MOST_TRACKERS && self.trackers.iter().all(|tracker| *tracker.url != *url) {
+                self.trackers.push(Tracker::new(url, self.tiers.len()));
+                order.push(index);
             }
         }
-        schedule
+        self.random.shuffle(&mut order);
+        if !order.is_empty() {
+            self.tiers.push(Tier { order, next: Moment::ZERO, earliest: Moment::ZERO, answered: None, stale: false });
+        }
+    }
+
+    /// We are somewhere else, or back: every tier hears of it after [`SETTLE`], if its last answer is [`SHORTEST_EARLY`]
+    /// old, and failures that may have been ours are forgiven. Who asked to be left alone is.
+    pub fn network_changed(&mut self, now: Moment) {
+        for tier in &mut self.tiers {
+            let soon = (now + SETTLE).max(tier.answered.map_or(Moment::ZERO, |answered| answered + SHORTEST_EARLY));
+            tier.next = tier.next.min(soon);
+            tier.earliest = tier.earliest.min(soon);
+            tier.stale = tier.order.iter().any(|index| self.trackers[*index].asked.is_some());
+        }
+        for tracker in self.trackers.iter_mut().filter(|tracker| !tracker.insists) {
+            tracker.failures = 0;
+            tracker.not_before = tracker.not_before.min(now + SETTLE);
+        }
     }
 
     /// Has it no trackers at all?
@@ -156,7 +184,7 @@ impl Schedule {
             _ => {}
         }
         state.failures = 0;
-        state.not_before = now;
+        (state.not_before, state.insists) = (now, false);
         // Nothing or less means that the tracker has no wish.
         let wish = |wish: Option<Duration>| wish.filter(|wish| !wish.is_zero());
         let interval = wish(answer.interval).unwrap_or(USUAL_INTERVAL).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
@@ -168,8 +196,10 @@ impl Schedule {
         {
             tier.order[..=place].rotate_right(1);
         }
-        tier.next = now + interval;
-        tier.earliest = now + earliest;
+        let again = if std::mem::take(&mut tier.stale) { SHORTEST_EARLY } else { LONGEST_INTERVAL };
+        tier.next = now + interval.min(again);
+        tier.earliest = now + earliest.min(again);
+        tier.answered = Some(now);
         tier.next
     }
 
@@ -179,6 +209,7 @@ impl Schedule {
         state.asked = None;
         let back_off = FIRST_BACK_OFF.saturating_mul(1 << state.failures.min(10)).min(LAST_BACK_OFF);
         state.failures = state.failures.saturating_add(1);
+        state.insists = retry != Retry::Usual;
         state.not_before = match retry {
             Retry::Usual => now + back_off,
             Retry::After(pause) => now + pause.clamp(FIRST_BACK_OFF, LONGEST_INTERVAL),
@@ -217,8 +248,8 @@ impl Schedule {
 
 impl Tracker {
     fn new(url: &str, tier: usize) -> Self {
-        let (started, completed) = (false, false);
-        Self { url: url.into(), tier, asked: None, started, completed, failures: 0, not_before: Moment::ZERO }
+        let (started, completed, insists) = (false, false, false);
+        Self { url: url.into(), tier, asked: None, started, completed, failures: 0, not_before: Moment::ZERO, insists }
     }
     fn next_event(&self) -> Event {
         if self.started { Event::Regular } else { Event::Started }
@@ -367,6 +398,42 @@ mod tests {
         assert_eq!(schedule.deadline(HUNGRY, secs(600)), secs(600) + SHORTEST_EARLY);
         schedule.answered(tracker, &every(1800, None), secs(600));
         assert_eq!(schedule.deadline(HUNGRY, secs(600)), secs(2400));
+    }
+
+    #[test]
+    fn trackers_that_come_later_are_asked_without_the_others() {
+        let mut schedule = Schedule::new(&tiers(&[&["http://a"]]), |_| true, false, 1);
+        let (tracker, _) = due(&mut schedule, Moment::ZERO).unwrap();
+        schedule.answered(tracker, &every(1800, None), Moment::ZERO);
+        schedule.add(&["http://a".into(), "udp://no".into(), "http://b".into()], |url| url.starts_with("http"));
+        schedule.add(&["http://b".into()], |_| true);
+        let (_, url, event) = poll(&mut schedule, HUNGRY, secs(5)).unwrap();
+        assert_eq!((&*url, event), ("http://b", Event::Started));
+        assert_eq!(poll(&mut schedule, HUNGRY, secs(100)), None);
+        assert_eq!(schedule.deadline(HUNGRY, secs(100)), secs(1800));
+    }
+
+    #[test]
+    fn a_new_network_is_told_to_everyone_soon() {
+        let all = tiers(&[&["good"], &["failing"], &["insisting"]]);
+        let mut schedule = Schedule::new(&all, |_| true, false, 1);
+        let [good, failing, insisting] = [(); 3].map(|()| due(&mut schedule, Moment::ZERO).unwrap().0);
+        schedule.answered(good, &every(1800, None), secs(1));
+        for _ in 0..5 {
+            schedule.failed(failing, Retry::Usual, secs(1));
+        }
+        schedule.failed(insisting, Retry::After(Duration::from_secs(900)), secs(1));
+        schedule.network_changed(secs(100));
+        assert_eq!(schedule.deadline(0, secs(100)), secs(100) + SETTLE);
+        let again = [due(&mut schedule, secs(103)), due(&mut schedule, secs(103)), due(&mut schedule, secs(103))];
+        assert_eq!(again, [Some((good, Event::Regular)), Some((failing, Event::Started)), None]);
+        schedule.answered(good, &every(1800, None), secs(104));
+        schedule.network_changed(secs(105));
+        assert_eq!(due(&mut schedule, secs(163)), None, "not in a frenzy");
+        assert_eq!(due(&mut schedule, secs(164)), Some((good, Event::Regular)));
+        // What is under way may be out of date when it arrives.
+        schedule.network_changed(secs(165));
+        assert_eq!(schedule.answered(good, &every(1800, None), secs(166)), secs(166) + SHORTEST_EARLY);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The UDP tracker protocol: datagrams in and out (BEP 15), with the URL's path as an option (BEP 41).
+//! The UDP tracker protocol: datagrams in and out, scrapes included (BEP 15), with the URL's path as an option (BEP 41).
 //!
 //! A client connects first and gets an id that proves its address, valid for [`CONNECTION_LIFETIME`]; then it announces.
 //! Both halves are here, since the engine's own tests run a tracker. Retransmission: [`wait`].
@@ -8,6 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use castanet_core::{
     addr::{is_dialable, parse_compact_v4, parse_compact_v6, write_compact},
     ids::PeerId,
+    seams::discovery::SwarmSize,
 };
 
 use super::{Announce, Answer, AnswerError, Event, MOST_PEERS, Retry, plain};
@@ -20,10 +21,14 @@ pub const EXCHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// Enough for the longest answer that is believed.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
 
+/// The most torrents in one scrape.
+pub const MOST_SCRAPED: usize = 74;
+
 /// The first eight bytes of a connect request.
 const PROTOCOL_ID: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
+const SCRAPE: u32 = 2;
 const ERROR: u32 = 3;
 /// Bytes of an announce without options.
 const ANNOUNCE_LENGTH: usize = 98;
@@ -74,6 +79,15 @@ pub fn announce_request(connection: u64, transaction: u32, announce: &Announce, 
     out
 }
 
+/// Asks for the numbers of torrents, at most [`MOST_SCRAPED`]; more are left out.
+pub fn scrape_request(connection: u64, transaction: u32, names: &[[u8; 20]]) -> Vec<u8> {
+    let mut out = connection.to_be_bytes().to_vec();
+    put(&mut out, SCRAPE);
+    put(&mut out, transaction);
+    names.iter().take(MOST_SCRAPED).for_each(|name| out.extend_from_slice(name));
+    out
+}
+
 /// What a tracker sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -81,6 +95,8 @@ pub enum Reply {
     Connected(u64),
     /// The answer to an announce.
     Announced(Answer),
+    /// The numbers of the torrents that were asked for, in that order; at most [`MOST_SCRAPED`].
+    Scraped(Vec<SwarmSize>),
 }
 
 /// The transaction that a reply belongs to; `None` if it is too short to be one.
@@ -107,6 +123,14 @@ pub fn parse_reply(reply: &[u8], v6: bool) -> Result<Reply, AnswerError> {
                 peers: if v6 { believed(&mut parse_compact_v6(peers)) } else { believed(&mut parse_compact_v4(peers)) },
                 ..Answer::default()
             }))
+        }
+        SCRAPE => {
+            let numbers = reply[8..].chunks_exact(12).take(MOST_SCRAPED).map(|numbers| SwarmSize {
+                seeds: u32_at(numbers, 0),
+                completed: Some(u32_at(numbers, 4)),
+                leeches: u32_at(numbers, 8),
+            });
+            Ok(Reply::Scraped(numbers.collect()))
         }
         ERROR => Err(AnswerError::Refused { message: plain(&reply[8..]), retry: Retry::Usual }),
         // A bare head is how opentracker refuses a torrent that is not on its list.
@@ -136,6 +160,15 @@ pub enum Request {
         announce: Announce,
         /// The path and query of the URL (BEP 41).
         url_data: String,
+    },
+    /// Asks for numbers.
+    Scrape {
+        /// The connection id that it claims to have got from us.
+        connection: u64,
+        /// To be repeated in the reply.
+        transaction: u32,
+        /// Of which torrents, at most [`MOST_SCRAPED`].
+        names: Vec<[u8; 20]>,
     },
 }
 
@@ -168,6 +201,10 @@ pub fn parse_request(request: &[u8]) -> Option<Request> {
             let url_data = url_data(&request[ANNOUNCE_LENGTH..]);
             Some(Request::Announce { connection, transaction, announce, url_data })
         }
+        SCRAPE => {
+            let names = request[16..].chunks_exact(20).take(MOST_SCRAPED).map(|name| twenty_at(name, 0)).collect();
+            Some(Request::Scrape { connection, transaction, names })
+        }
         _ => None,
     }
 }
@@ -187,6 +224,15 @@ pub fn announce_reply(transaction: u32, answer: &Answer) -> Vec<u8> {
     put(&mut out, answer.seeds.unwrap_or(0));
     for (peer, _) in &answer.peers {
         write_compact(*peer, &mut out);
+    }
+    out
+}
+
+/// Answers a scrape, with numbers in the order of the question.
+pub fn scrape_reply(transaction: u32, sizes: &[SwarmSize]) -> Vec<u8> {
+    let mut out = header(SCRAPE, transaction);
+    for size in sizes {
+        [size.seeds, size.completed.unwrap_or(0), size.leeches].iter().for_each(|number| put(&mut out, *number));
     }
     out
 }
@@ -314,6 +360,23 @@ mod tests {
         assert_eq!(parse_reply(&connect_reply(1, 99), false), Ok(Reply::Connected(99)));
         let refused = Err(AnswerError::Refused { message: "no\\n".to_owned() + "pe", retry: Retry::Usual });
         assert_eq!(parse_reply(&error_reply(1, "no\npe"), false), refused);
+    }
+
+    #[test]
+    fn scrapes_and_their_numbers() {
+        let names = vec![[7; 20], [8; 20]];
+        let bytes = scrape_request(1, 5, &names);
+        assert_eq!((bytes.len(), &bytes[8..12]), (56, &[0, 0, 0, 2][..]));
+        assert_eq!(parse_request(&bytes), Some(Request::Scrape { connection: 1, transaction: 5, names }));
+        assert_eq!(scrape_request(1, 5, &[[7; 20]; 100]).len(), 16 + 20 * MOST_SCRAPED);
+        let sizes = vec![SwarmSize { seeds: 1, leeches: 3, completed: Some(2) }, SwarmSize::default()];
+        let mut reply = scrape_reply(5, &sizes);
+        assert_eq!(reply[8..20], [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3], "seeds, completed, leeches");
+        reply.push(9);
+        let Ok(Reply::Scraped(read)) = parse_reply(&reply, false) else { panic!("no numbers") };
+        assert_eq!((read[0], read[1].completed, read.len()), (sizes[0], Some(0), 2), "a broken tail is left out");
+        reply.resize(8 + 12 * 200, 0);
+        assert!(matches!(parse_reply(&reply, true), Ok(Reply::Scraped(read)) if read.len() == MOST_SCRAPED));
     }
 
     #[test]
