@@ -2,13 +2,19 @@
 //!
 //! At most [`MOST_RUNNING`] searches of the owner run at a time, the others wait in line. They take turns in asking.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use castanet_core::{Moment, addr::is_dialable};
 
 use super::{Dht, DhtOutput, LookUp, LookUpId, SwarmSize, asking::Purpose};
-pub(super) use crate::dht::search::SLOTS;
-use crate::dht::{Ask, Bloom, Item, Node, NodeId, Response, Want, external::is_public, search::Search};
+use crate::dht::{
+    Ask, Bloom, Item, Node, NodeId, Response, Want,
+    external::is_public,
+    search::{SLOTS, Search},
+};
 
 /// Searches of the owner that run at a time.
 pub(super) const MOST_RUNNING: usize = 16;
@@ -98,13 +104,23 @@ impl Dht {
                 }
             }
         }
-        let nowhere = job.left == 0;
-        self.jobs.insert(id, job);
-        if nowhere {
-            self.finish_if_over(id);
+        if let Goal::Peers(_) = job.goal {
+            self.found_here(id, target);
         }
+        self.jobs.insert(id, job);
+        self.finish_if_over(id);
         self.pump(now);
         id
+    }
+
+    /// We are a node as well: peers may have been announced to us, and in a tiny network to nobody else.
+    fn found_here(&mut self, look_up: LookUpId, info_hash: NodeId) {
+        let mut peers = self.server.peers(info_hash);
+        peers.truncate(MOST_PEERS);
+        if !peers.is_empty() {
+            let from = (Ipv4Addr::UNSPECIFIED, 0).into();
+            self.outputs.push_back(DhtOutput::Peers { look_up, from, peers });
+        }
     }
 
     pub(super) fn run(&mut self, search: Search, side: usize, owner: Owner) -> u64 {

@@ -108,7 +108,7 @@ pub enum DhtOutput {
     Peers {
         /// Of which search.
         look_up: LookUpId,
-        /// The node that says so.
+        /// The node that says so; 0.0.0.0:0 if they were announced to us.
         from: SocketAddr,
         /// Peers, dialable and without repetition; other nodes may name them again.
         peers: Vec<SocketAddr>,

@@ -13,7 +13,7 @@ use super::{Dht, DhtOutput, asking::Purpose, looking::Owner, side_of};
 use crate::dht::{
     Ask, Node, NodeId, Want,
     external::{Votes, fits, id_for, is_public, random_id},
-    search::{MOST_CONTACTS, Search},
+    search::{MOST_CONTACTS, SLOTS, Search},
     table::{K, Table},
 };
 
@@ -204,7 +204,9 @@ impl Dht {
         let side = &mut self.sides[at];
         if side.table.len() < K {
             let doubled = (FIRST_PAUSE + jitter) * (1 << side.failures.min(16));
-            side.joining = Joining::Pausing(now + doubled.min(LONGEST_PAUSE + jitter));
+            let until = now + doubled.min(LONGEST_PAUSE + jitter);
+            side.joining = Joining::Pausing(until);
+            self.tick = self.tick.min(until);
             side.failures += 1;
         } else {
             (side.joining, side.failures) = (Joining::Joined, 0);
@@ -261,12 +263,13 @@ impl Dht {
             questions.push((node.addr, Ask::FindNode { target }));
         }
         questions.extend(side.strangers_to_ping().into_iter().map(|addr| (addr, Ask::Ping)));
-        if side.joining == Joining::Joined && side.refreshing.is_none() {
-            if let Some(target) = side.table.stale(now, &mut self.rng) {
-                let search = side.search(target, super::looking::SLOTS);
-                let key = self.run(search, at, Owner::Refresh);
-                self.sides[at].refreshing = Some(key);
-            }
+        if side.joining == Joining::Joined
+            && side.refreshing.is_none()
+            && let Some(target) = side.table.stale(now, &mut self.rng)
+        {
+            let search = side.search(target, SLOTS);
+            let key = self.run(search, at, Owner::Refresh);
+            self.sides[at].refreshing = Some(key);
         }
         for (to, ask) in questions {
             if self.asking.may_ask(now).is_ok() {
