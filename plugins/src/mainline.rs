@@ -206,12 +206,9 @@ impl Work {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let announces = self.swarm.me.port != 0;
-            if announces || self.swarm.progress.borrow().wanted > 0 {
-                if let Err(error) = self.look().await {
-                    tracing::debug!(%error, "look-up failed");
-                    let _ = self.finds.send(Err(error)).await;
-                }
+            let needed = self.swarm.me.port != 0 || self.swarm.progress.borrow().wanted > 0;
+            if needed && let Err(error) = self.look().await {
+                let _ = self.finds.send(Err(error)).await;
             }
             match self.rest(pause).await {
                 Wake::Again => pause = (2 * pause).min(LAST_PAUSE),
@@ -272,10 +269,11 @@ impl Work {
     async fn rest(&mut self, pause: Duration) -> Wake {
         let (port, progress) = (self.swarm.me.port, &mut self.swarm.progress);
         let mut watched = progress.clone();
+        let until_announce = if self.announced.is_some() { ANNOUNCE_AGAIN } else { pause };
         let announce = async {
             match port {
                 0 => std::future::pending().await,
-                _ => sleep(ANNOUNCE_AGAIN).await,
+                _ => sleep(until_announce).await,
             }
         };
         let wanted = async {
@@ -417,6 +415,13 @@ mod tests {
         let now = world.now();
         assert!(stream.next().await.unwrap().is_err());
         assert_eq!(world.now(), now, "another network: at once");
+
+        let (mut seeding, _engine) = with(&plugin, 7001, 0).await;
+        for pause in [Duration::ZERO, FIRST_PAUSE, 2 * FIRST_PAUSE] {
+            let start = world.now();
+            assert!(seeding.next().await.unwrap().is_err());
+            assert_eq!(world.now(), start + pause, "until nodes know of us");
+        }
     }
 
     #[tokio::test(start_paused = true)]
