@@ -120,6 +120,8 @@ impl Side {
 
     /// Some of the strangers, to be pinged now.
     fn strangers_to_ping(&mut self) -> Vec<SocketAddr> {
+        // Who did not answer may ask again, later.
+        self.pinged.pop_front();
         let now: Vec<_> = self.strangers.drain(..self.strangers.len().min(MOST_PINGS)).collect();
         self.pinged.extend(&now);
         self.pinged.drain(..self.pinged.len().saturating_sub(MOST_STRANGERS));
