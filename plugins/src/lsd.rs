@@ -63,7 +63,9 @@ impl Discovery for Local {
         Ok(driven(async move |finds| {
             let mut progress = swarm.progress;
             if !swarm.info.private {
-                let _registered = Registered::new(shared, swarm.info.info_hashes.wire(), swarm.me.port, finds);
+                let names = swarm.info.info_hashes.wires();
+                let register = |name| Registered::new(shared.clone(), name, swarm.me.port, finds.clone());
+                let _registered: Vec<_> = names.map(register).collect();
                 while progress.changed().await.is_ok() {}
             }
         }))
@@ -88,7 +90,7 @@ impl Discovery for Local {
     }
 }
 
-/// A torrent's place among those that are served, until it is dropped.
+/// The place of a torrent, or of one name of a hybrid (BEP 52), among those that are served, until it is dropped.
 struct Registered {
     shared: Arc<Shared>,
     info_hash: [u8; 20],
@@ -289,6 +291,7 @@ fn name(interface: IpAddr) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
+    use castanet_core::InfoHashV2;
     use castanet_protocol::lsd::Search;
     use tokio::select;
 
@@ -429,5 +432,26 @@ mod tests {
             assert_eq!(open(&world), 0, "closed with the last torrent");
         })
         .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hybrid_is_known_by_both_names() {
+        let world = World::new();
+        let a = plugin(&world, 1, &["10.0.0.1:7001"]);
+        let mut torrent = Torrent::new(&[]);
+        torrent.info.info_hashes.v2 = Some(InfoHashV2([0xcd; 32]));
+        let (swarm, _engine) = torrent.swarm();
+        let stream = a.discover(swarm).await.unwrap();
+        let said = live(10, &[&a], &mut [stream], async || {
+            for (port, name) in [(1, [0xab; 20]), (2, [0xcd; 20])] {
+                let heard = Search { port, info_hashes: vec![name], cookie: None }.encode(GROUP_V4);
+                world.multicast(GROUP_V4, "10.0.0.9:6771".parse().unwrap(), &heard);
+            }
+        })
+        .await;
+        assert_eq!(
+            said[said.len() - 2..],
+            ["10.0.0.9:1", "10.0.0.9:2"].map(|peer| format!("{peer} by IPv4 on 10.0.0.1"))
+        );
     }
 }
