@@ -403,10 +403,11 @@ fn reply_to(datagram: &[u8], from: SocketAddr, secret: &[u8; 16], state: &Mutex<
         let digest = sha1(&[&secret[..], from.to_string().as_bytes(), &epoch.to_be_bytes()].concat()).0;
         digest[..8].iter().fold(0, |id, byte| id << 8 | u64::from(*byte))
     };
+    let granted = |id| id == id_of(epoch) || epoch.checked_sub(1).is_some_and(|epoch| id == id_of(epoch));
     match udp::parse_request(datagram)? {
         Request::Connect { transaction } => Some(udp::connect_reply(transaction, id_of(epoch))),
         Request::Announce { connection, transaction, mut announce, .. } => {
-            if connection != id_of(epoch) && epoch.checked_sub(1).is_none_or(|epoch| connection != id_of(epoch)) {
+            if !granted(connection) {
                 return Some(udp::error_reply(transaction, "unknown connection"));
             }
             if announce.wanted > i32::MAX as u32 {
@@ -422,7 +423,7 @@ fn reply_to(datagram: &[u8], from: SocketAddr, secret: &[u8; 16], state: &Mutex<
             Some(reply)
         }
         Request::Scrape { connection, transaction, names } => {
-            if connection != id_of(epoch) && epoch.checked_sub(1).is_none_or(|epoch| connection != id_of(epoch)) {
+            if !granted(connection) {
                 return Some(udp::error_reply(transaction, "unknown connection"));
             }
             let counts = names.iter().map(|name| with(state, |state| state.counts(*name)));

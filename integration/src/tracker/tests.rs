@@ -9,6 +9,7 @@ use castanet_core::{
     },
 };
 use castanet_plugins::BUILTIN;
+use castanet_protocol::tracker::udp::Reply;
 use castanet_transports::{resolver::FixedResolver, tcp, udp::Udp};
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
@@ -114,6 +115,25 @@ async fn requests_by_hand() {
         (counts.int("complete"), counts.int("incomplete"), counts.int("downloaded")),
         (Some(2), Some(1), Some(1))
     );
+}
+
+#[tokio::test]
+async fn scrapes_over_udp() {
+    let tracker = start().await;
+    get(&tracker, &announce(80, "left=0&event=completed")).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(tracker.addr()).await.unwrap();
+    let ask = async |request: Vec<u8>| {
+        socket.send(&request).await.unwrap();
+        let mut reply = [0; 100];
+        let length = socket.recv(&mut reply).await.unwrap();
+        udp::parse_reply(&reply[..length], false)
+    };
+    let Ok(Reply::Connected(id)) = ask(udp::connect_request(1)).await else { panic!("not connected") };
+    let Ok(Reply::Scraped(sizes)) = ask(udp::scrape_request(id, 2, &[HASH, [0; 20]])).await else { panic!("no sizes") };
+    let size = SwarmSize { seeds: 1, leeches: 0, completed: Some(1) };
+    assert_eq!(sizes, [size, SwarmSize { completed: Some(0), ..SwarmSize::default() }]);
+    assert!(ask(udp::scrape_request(id ^ 1, 3, &[HASH])).await.is_err(), "a forged id");
 }
 
 #[tokio::test]
