@@ -7,6 +7,7 @@
 
 mod announcer;
 pub mod conformance;
+pub mod dht;
 mod driven;
 pub mod fixed;
 pub mod http_tracker;
@@ -26,16 +27,18 @@ use castanet_core::seams::discovery::{Build, DiscoveryError, Settings};
 ///
 /// | name | finds peers by | needs of `Means` |
 /// |---|---|---|
+/// | `dht` | the DHT (BEP 5, 32, 33, 42, 43) | `datagrams`, `resolver`, `clock`, `seed`, `bind`, `listening`, `notebook` |
 /// | `fixed` | the addresses the user named | `resolver` |
-/// | `http-tracker` | `http:` and `https:` trackers (BEP 3, 7, 12, 23, 24, 31, 48) | `dialer`, `resolver`, `clock`, `bind`, `seed`, `user_agent` |
+/// | `http-tracker` | `http:` and `https:` trackers (BEP 3, 7, 12, 23, 24, 31, 48) | `dialer`, `resolver`, `clock`, `bind`, `listening`, `seed`, `user_agent` |
 /// | `lsd` | the neighbours in the local network (BEP 14) | `datagrams`, `listening`, `bind`, `clock`, `seed` |
 /// | `magnet` | what the link says: `x.pe`, and torrent files by `xs` and `as` (BEP 9) | `dialer`, `resolver`, `bind`, `user_agent` |
 /// | `mainline` | the DHT (BEP 5), by the crate `mainline` and its own IPv4 socket | `listening`, `bind`, `resolver`, `clock` |
 /// | `pex` | connected peers (BEP 11) | `clock` |
-/// | `udp-tracker` | `udp:` trackers (BEP 12, 15, 41) | `datagrams`, `resolver`, `clock`, `bind`, `seed` |
+/// | `udp-tracker` | `udp:` trackers (BEP 12, 15, 41) | `datagrams`, `resolver`, `clock`, `bind`, `listening`, `seed` |
 ///
-/// `mainline` has settings, which its `build` names.
+/// `dht` and `mainline` have settings, which their `build` names.
 pub const BUILTIN: &[(&str, Build)] = &[
+    (dht::NAME, dht::build),
     (fixed::NAME, fixed::build),
     (http_tracker::NAME, http_tracker::build),
     (lsd::NAME, lsd::build),

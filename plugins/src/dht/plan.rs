@@ -1,0 +1,192 @@
+//! When a torrent is looked up, and when it is announced.
+//!
+//! Looking up is for those who want peers: at once, then after pauses that grow. Announcing is for those who can be
+//! reached: at once, again before the nodes forget us (BEP 5 gives them no time, common ones keep us for half an hour),
+//! and anew whenever what was said is no longer true. Each announcement is a look-up, too.
+
+use std::time::Duration;
+
+use castanet_core::Moment;
+use fastrand::Rng;
+
+/// The pause after a look-up that found nobody, as long as nobody was ever found: others may be joining right now.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The pause after the first look-up that found somebody; it doubles.
+const USUAL_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How long an announcement holds, of which up to a quarter is taken off so that torrents do not come all at once.
+const ANNOUNCED: Duration = Duration::from_secs(20 * 60);
+/// How often the size of the swarm is asked for (BEP 33).
+const SIZE_EVERY: Duration = Duration::from_secs(30 * 60);
+
+/// The plan for one torrent.
+#[derive(Debug)]
+pub(super) struct Plan {
+    rng: Rng,
+    /// When to look for more peers, if any are wanted.
+    search_at: Moment,
+    /// When to announce; never if nobody can reach us.
+    announce_at: Moment,
+    size_at: Moment,
+    pause: Duration,
+    /// The pause after an announcement that nobody took.
+    retry: Duration,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Announce at the end.
+    pub(super) announce: bool,
+    /// Ask for the size of the swarm.
+    pub(super) scrape: bool,
+}
+
+impl Plan {
+    /// Everything is due at once; announcing only if `reachable`.
+    pub(super) fn new(reachable: bool, seed: u64) -> Self {
+        Self {
+            rng: Rng::with_seed(seed),
+            search_at: Moment::ZERO,
+            announce_at: if reachable { Moment::ZERO } else { Moment::NEVER },
+            size_at: Moment::ZERO,
+            pause: FIRST_PAUSE,
+            retry: FIRST_PAUSE,
+        }
+    }
+
+    /// When there is something to do.
+    pub(super) fn deadline(&self, wanted: bool) -> Moment {
+        if wanted { self.announce_at.min(self.search_at) } else { self.announce_at }
+    }
+
+    /// What to do now, if anything.
+    pub(super) fn due(&self, wanted: bool, now: Moment) -> Option<Due> {
+        let due = Due { announce: self.announce_at <= now, scrape: self.size_at <= now };
+        (self.deadline(wanted) <= now).then_some(due)
+    }
+
+    /// This was done. `asked` nodes answered for it or not, `announced` took the announcement, `found` peers came of it.
+    pub(super) fn done(&mut self, due: Due, asked: usize, announced: usize, found: usize, now: Moment) {
+        if due.scrape && asked > 0 {
+            self.size_at = now + SIZE_EVERY;
+        }
+        if found > 0 {
+            self.pause = self.pause.max(USUAL_PAUSE);
+        }
+        // Up to a quarter more, or else two that began together always just miss each other.
+        let pause = self.pause + self.pause.mul_f64(self.rng.f64() / 4.0);
+        self.search_at = now + pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        if !due.announce {
+            return;
+        }
+        if announced > 0 {
+            self.announce_at = now + ANNOUNCED.mul_f64(1.0 - self.rng.f64() / 4.0);
+            self.retry = FIRST_PAUSE;
+        } else {
+            self.announce_at = now + self.retry;
+            self.retry = (self.retry * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// What was announced is no longer true.
+    pub(super) fn announce_anew(&mut self, now: Moment) {
+        if self.announce_at != Moment::NEVER {
+            (self.announce_at, self.retry) = (now, FIRST_PAUSE);
+        }
+    }
+
+    /// There is reason to hope for more than last time: nodes are known that were not, the network is another one.
+    pub(super) fn hope(&mut self, now: Moment) {
+        (self.search_at, self.pause) = (now, FIRST_PAUSE);
+        if self.retry > FIRST_PAUSE {
+            self.announce_anew(now);
+        }
+    }
+
+    /// Peers are wanted again.
+    pub(super) fn wanted_again(&mut self, now: Moment) {
+        self.pause = self.pause.min(USUAL_PAUSE);
+        self.search_at = self.search_at.min(now + self.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn who_wants_peers_looks_up_with_growing_pauses() {
+        let mut plan = Plan::new(false, 1);
+        let (mut now, mut pauses) = (Moment::from_secs(5), Vec::new());
+        for found in [0, 0, 0, 7, 1, 0, 0] {
+            let due = plan.due(true, now).unwrap();
+            assert!(!due.announce, "nobody can reach us");
+            plan.done(due, 9, 0, found, now);
+            pauses.push(plan.deadline(true).since(now).as_secs());
+            now = plan.deadline(true);
+        }
+        let expected = [10, 20, 40, 80, 160, 300, 300];
+        for (pause, least) in pauses.iter().zip(expected) {
+            assert!((least..=least * 5 / 4).contains(pause), "{pauses:?}");
+        }
+        assert_eq!(plan.due(false, now), None);
+        assert_eq!(plan.deadline(false), Moment::NEVER);
+    }
+
+    #[test]
+    fn a_first_find_makes_the_pause_usual() {
+        let mut plan = Plan::new(false, 2);
+        let due = plan.due(true, Moment::ZERO).unwrap();
+        plan.done(due, 9, 0, 3, Moment::ZERO);
+        assert!((60..=75).contains(&plan.deadline(true).since(Moment::ZERO).as_secs()));
+        plan.wanted_again(Moment::from_secs(2));
+        assert!(plan.deadline(true) <= Moment::from_secs(62 + 15));
+    }
+
+    #[test]
+    fn who_can_be_reached_announces_before_it_is_forgotten() {
+        let mut plan = Plan::new(true, 3);
+        let mut now = Moment::from_secs(1);
+        for _ in 0..50 {
+            let due = plan.due(false, now).unwrap();
+            assert!(due.announce);
+            plan.done(due, 30, 8, 0, now);
+            let pause = plan.deadline(false).since(now);
+            assert!((15 * 60..=20 * 60).contains(&pause.as_secs()), "{pause:?}");
+            now = plan.deadline(false);
+        }
+        plan.announce_anew(now - SECOND);
+        assert!(plan.due(false, now).unwrap().announce);
+    }
+
+    #[test]
+    fn an_announcement_that_nobody_took_is_tried_again_soon() {
+        let mut plan = Plan::new(true, 4);
+        let mut now = Moment::ZERO;
+        for pause in [10, 20, 40, 80, 160, 300, 300] {
+            plan.done(plan.due(false, now).unwrap(), 0, 0, 0, now);
+            assert_eq!(plan.deadline(false).since(now).as_secs(), pause);
+            now = plan.deadline(false);
+        }
+        plan.done(plan.due(false, now).unwrap(), 0, 0, 0, now);
+        plan.hope(now + SECOND);
+        assert_eq!(plan.deadline(false), now + SECOND, "nodes are known now");
+    }
+
+    #[test]
+    fn the_size_is_asked_for_now_and_then() {
+        let mut plan = Plan::new(false, 5);
+        let due = plan.due(true, Moment::ZERO).unwrap();
+        assert!(due.scrape);
+        plan.done(due, 0, 0, 0, Moment::ZERO);
+        assert!(plan.due(true, Moment::from_secs(60)).unwrap().scrape, "nobody was asked");
+        plan.done(due, 1, 0, 0, Moment::from_secs(60));
+        assert!(!plan.due(true, Moment::from_secs(600)).unwrap().scrape);
+        assert!(plan.due(true, Moment::from_secs(60 + 30 * 60)).unwrap().scrape);
+    }
+}
