@@ -32,6 +32,10 @@ pub(super) struct Plan {
     pause: Duration,
     /// The pause after an announcement that nobody took.
     retry: Duration,
+    /// What is announced right now is no longer true: see [`Plan::announce_anew`].
+    is_outdated: bool,
+    /// What is looked up right now may be in vain: see [`Plan::hope`].
+    is_hopeful: bool,
 }
 
 /// What is to be done now.
@@ -53,6 +57,8 @@ impl Plan {
             size_at: Moment::ZERO,
             pause: FIRST_PAUSE,
             retry: FIRST_PAUSE,
+            is_outdated: false,
+            is_hopeful: false,
         }
     }
 
@@ -61,48 +67,54 @@ impl Plan {
         if wanted { self.announce_at.min(self.search_at) } else { self.announce_at }
     }
 
-    /// What to do now, if anything.
-    pub(super) fn due(&self, wanted: bool, now: Moment) -> Option<Due> {
+    /// What to begin now, if anything; to be followed by [`Plan::done`].
+    pub(super) fn begin(&mut self, wanted: bool, now: Moment) -> Option<Due> {
         let due = Due { announce: self.announce_at <= now, scrape: self.size_at <= now };
+        (self.is_outdated, self.is_hopeful) = (false, false);
         (self.deadline(wanted) <= now).then_some(due)
     }
 
-    /// This was done. `asked` nodes answered for it or not, `announced` took the announcement, `found` peers came of it.
-    pub(super) fn done(&mut self, due: Due, asked: usize, announced: usize, found: usize, now: Moment) {
-        if due.scrape && asked > 0 {
+    /// This was done: `announced` nodes took the announcement, `found` peers came of it, and perhaps the size was told.
+    pub(super) fn done(&mut self, due: Due, announced: usize, found: usize, sized: bool, now: Moment) {
+        if sized {
             self.size_at = now + SIZE_EVERY;
         }
         if found > 0 {
             self.pause = self.pause.max(USUAL_PAUSE);
         }
-        // Up to a quarter more, or else two that began together always just miss each other.
-        let pause = self.pause + self.pause.mul_f64(self.rng.f64() / 4.0);
-        self.search_at = now + pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        if !due.announce {
+        if self.is_hopeful && found == 0 {
+            self.search_at = now;
+        } else {
+            // Up to a quarter more, or else two that began together always just miss each other.
+            self.search_at = now + self.pause + self.pause.mul_f64(self.rng.f64() / 4.0);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        if !due.announce || self.is_outdated {
             return;
         }
         if announced > 0 {
             self.announce_at = now + ANNOUNCED.mul_f64(1.0 - self.rng.f64() / 4.0);
             self.retry = FIRST_PAUSE;
+        } else if self.is_hopeful {
+            self.announce_at = now;
         } else {
             self.announce_at = now + self.retry;
             self.retry = (self.retry * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// What was announced is no longer true.
+    /// What was announced, or is being announced, is no longer true.
     pub(super) fn announce_anew(&mut self, now: Moment) {
         if self.announce_at != Moment::NEVER {
-            (self.announce_at, self.retry) = (now, FIRST_PAUSE);
+            (self.announce_at, self.retry, self.is_outdated) = (now, FIRST_PAUSE, true);
         }
     }
 
     /// There is reason to hope for more than last time: nodes are known that were not, the network is another one.
     pub(super) fn hope(&mut self, now: Moment) {
-        (self.search_at, self.pause) = (now, FIRST_PAUSE);
+        (self.search_at, self.pause, self.is_hopeful) = (now, FIRST_PAUSE, true);
         if self.retry > FIRST_PAUSE {
-            self.announce_anew(now);
+            (self.announce_at, self.retry) = (now, FIRST_PAUSE);
         }
     }
 
@@ -124,9 +136,9 @@ mod tests {
         let mut plan = Plan::new(false, 1);
         let (mut now, mut pauses) = (Moment::from_secs(5), Vec::new());
         for found in [0, 0, 0, 7, 1, 0, 0] {
-            let due = plan.due(true, now).unwrap();
+            let due = plan.begin(true, now).unwrap();
             assert!(!due.announce, "nobody can reach us");
-            plan.done(due, 9, 0, found, now);
+            plan.done(due, 0, found, false, now);
             pauses.push(plan.deadline(true).since(now).as_secs());
             now = plan.deadline(true);
         }
@@ -134,15 +146,15 @@ mod tests {
         for (pause, least) in pauses.iter().zip(expected) {
             assert!((least..=least * 5 / 4).contains(pause), "{pauses:?}");
         }
-        assert_eq!(plan.due(false, now), None);
+        assert_eq!(plan.begin(false, now), None);
         assert_eq!(plan.deadline(false), Moment::NEVER);
     }
 
     #[test]
     fn a_first_find_makes_the_pause_usual() {
         let mut plan = Plan::new(false, 2);
-        let due = plan.due(true, Moment::ZERO).unwrap();
-        plan.done(due, 9, 0, 3, Moment::ZERO);
+        let due = plan.begin(true, Moment::ZERO).unwrap();
+        plan.done(due, 0, 3, false, Moment::ZERO);
         assert!((60..=75).contains(&plan.deadline(true).since(Moment::ZERO).as_secs()));
         plan.wanted_again(Moment::from_secs(2));
         assert!(plan.deadline(true) <= Moment::from_secs(62 + 15));
@@ -153,15 +165,15 @@ mod tests {
         let mut plan = Plan::new(true, 3);
         let mut now = Moment::from_secs(1);
         for _ in 0..50 {
-            let due = plan.due(false, now).unwrap();
+            let due = plan.begin(false, now).unwrap();
             assert!(due.announce);
-            plan.done(due, 30, 8, 0, now);
+            plan.done(due, 8, 0, false, now);
             let pause = plan.deadline(false).since(now);
             assert!((15 * 60..=20 * 60).contains(&pause.as_secs()), "{pause:?}");
             now = plan.deadline(false);
         }
         plan.announce_anew(now - SECOND);
-        assert!(plan.due(false, now).unwrap().announce);
+        assert!(plan.begin(false, now).unwrap().announce);
     }
 
     #[test]
@@ -169,24 +181,48 @@ mod tests {
         let mut plan = Plan::new(true, 4);
         let mut now = Moment::ZERO;
         for pause in [10, 20, 40, 80, 160, 300, 300] {
-            plan.done(plan.due(false, now).unwrap(), 0, 0, 0, now);
+            let due = plan.begin(false, now).unwrap();
+            plan.done(due, 0, 0, false, now);
             assert_eq!(plan.deadline(false).since(now).as_secs(), pause);
             now = plan.deadline(false);
         }
-        plan.done(plan.due(false, now).unwrap(), 0, 0, 0, now);
+        let due = plan.begin(false, now).unwrap();
+        plan.done(due, 0, 0, false, now);
         plan.hope(now + SECOND);
         assert_eq!(plan.deadline(false), now + SECOND, "nodes are known now");
     }
 
     #[test]
+    fn what_happens_meanwhile_is_not_forgotten() {
+        let mut plan = Plan::new(true, 6);
+        let due = plan.begin(true, Moment::ZERO).unwrap();
+        plan.announce_anew(Moment::from_secs(1));
+        plan.done(due, 8, 5, false, Moment::from_secs(2));
+        let due = plan.begin(false, Moment::from_secs(2)).expect("we became a seed while we were announced as none");
+        assert!(due.announce);
+        plan.done(due, 8, 5, false, Moment::from_secs(4));
+        assert!(plan.deadline(false) > Moment::from_secs(60));
+
+        let mut plan = Plan::new(true, 7);
+        let due = plan.begin(true, Moment::ZERO).unwrap();
+        plan.hope(Moment::from_secs(1));
+        plan.done(due, 0, 0, false, Moment::from_secs(5));
+        let due = plan.begin(true, Moment::from_secs(5)).expect("the only node was dead, now there are others");
+        assert!(due.announce);
+        plan.done(due, 8, 0, false, Moment::from_secs(6));
+        assert_eq!(plan.begin(true, Moment::from_secs(7)), None, "once");
+    }
+
+    #[test]
     fn the_size_is_asked_for_now_and_then() {
         let mut plan = Plan::new(false, 5);
-        let due = plan.due(true, Moment::ZERO).unwrap();
+        let due = plan.begin(true, Moment::ZERO).unwrap();
         assert!(due.scrape);
-        plan.done(due, 0, 0, 0, Moment::ZERO);
-        assert!(plan.due(true, Moment::from_secs(60)).unwrap().scrape, "nobody was asked");
-        plan.done(due, 1, 0, 0, Moment::from_secs(60));
-        assert!(!plan.due(true, Moment::from_secs(600)).unwrap().scrape);
-        assert!(plan.due(true, Moment::from_secs(60 + 30 * 60)).unwrap().scrape);
+        plan.done(due, 0, 0, false, Moment::ZERO);
+        let due = plan.begin(true, Moment::from_secs(60)).unwrap();
+        assert!(due.scrape, "nobody told");
+        plan.done(due, 0, 0, true, Moment::from_secs(60));
+        assert!(!plan.begin(true, Moment::from_secs(600)).unwrap().scrape);
+        assert!(plan.begin(true, Moment::from_secs(60 + 30 * 60)).unwrap().scrape);
     }
 }

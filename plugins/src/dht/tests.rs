@@ -497,6 +497,29 @@ async fn the_socket_is_shared_with_other_protocols() {
     assert!(watched.until(5, |found| matches!(found, Found::Condition(text) if text == "has 2 nodes")).await);
 }
 
+#[tokio::test]
+async fn real_sockets_on_loopback_do_as_well() {
+    let host = async |seed, bootstrap: &str| {
+        let listening = Arc::new(vec!["127.0.0.1:0".parse().unwrap()].into());
+        let datagrams = Arc::new(UdpMux::new(Arc::new(castanet_transports::udp::Udp)));
+        let resolver = Arc::new(FixedResolver::default());
+        let means = Means { datagrams, resolver, listening, seed, ..World::new().means() };
+        let host = run(means, Arc::default(), &[("bootstrap", bootstrap)]);
+        while host.plugin.dht_port().is_none() {
+            tokio::task::yield_now().await;
+        }
+        host
+    };
+    let first = host(1, "").await;
+    let bootstrap = format!("127.0.0.1:{}", first.plugin.dht_port().unwrap());
+    let (second, third) = (host(2, &bootstrap).await, host(3, &bootstrap).await);
+    let mut seed = second.discover(&torrent(7, 1234)).await;
+    let announced = |found: &Found| matches!(found, Found::Idle { retry_at: Some(_) });
+    assert!(seed.until(20, announced).await, "{:?}", seed.seen);
+    let mut leech = third.discover(&torrent(7, 0)).await;
+    assert!(leech.finds(20, "127.0.0.1:1234".parse().unwrap()).await, "{:?}", leech.seen);
+}
+
 #[test]
 fn settings_are_understood_or_refused() {
     let means = Means { notebook: Arc::new(Scratchpad::default()), ..crate::conformance::island() };

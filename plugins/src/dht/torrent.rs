@@ -96,7 +96,7 @@ impl Work {
             }
             self.tell_status().await;
             if round.is_none() && self.told.status.open {
-                round = self.plan.due(wanted, now).map(|due| self.start(due));
+                round = self.plan.begin(wanted, now).map(|due| self.start(due));
             }
             if let Some(round) = round.as_mut().filter(|round| !wanted && !round.due.announce) {
                 round.cut_short();
@@ -214,7 +214,7 @@ impl Work {
     }
 
     async fn finish(&mut self, round: Round) {
-        self.plan.done(round.due, round.asked, round.announced, round.found, self.node.now());
+        self.plan.done(round.due, round.announced, round.found, round.size.is_some(), self.node.now());
         if round.asked > 0 {
             self.looked_up().await;
         }
@@ -231,8 +231,9 @@ impl Work {
 
     /// Is this what we announced ourselves?
     fn is_us(&self, addr: SocketAddr, listening: &[SocketAddr]) -> bool {
-        let is_external = self.told.status.external.contains(&Some(addr.ip()));
-        listening.contains(&addr) || is_external && addr.port() == self.swarm.me.port
+        let is_ours =
+            |ip| self.told.status.external.contains(&Some(ip)) || listening.iter().any(|ours| ours.ip() == ip);
+        addr.port() == self.swarm.me.port && is_ours(addr.ip())
     }
 
     fn instance(&mut self, from: SocketAddr) -> Arc<str> {
