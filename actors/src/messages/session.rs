@@ -31,7 +31,10 @@ impl Source {
 /// Decides how much each file is wanted, in the torrent's order, once the files are known. Files beyond the end of the
 /// answer are wanted normally. An error fails the torrent with these words.
 #[derive(Clone)]
-pub struct Choose(pub Arc<dyn Fn(&Metainfo) -> Result<Vec<Priority>, String> + Send + Sync>);
+pub struct Choose(pub Arc<ChooseFn>);
+
+/// What decides: see [`Choose`].
+pub type ChooseFn = dyn Fn(&Metainfo) -> Result<Vec<Priority>, String> + Send + Sync;
 
 impl Choose {
     /// Everything is wanted normally.

@@ -1,7 +1,7 @@
 //! Each way of finding peers alone, with real programs on the other side; and links whose torrent comes from peers.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -164,25 +164,6 @@ fn process_plugin_alone() {
         let link = link(&torrent, "");
         let events = Castanet::get(world, Path::new(&link), &folder, &options)?.complete()?;
         found_by_alone(&events, "friends")?;
-        torrent.same_in(&folder, false)
-    });
-}
-
-/// Castanet knows a libtorrent peer that has nothing and wants nothing, which knows the seed.
-#[test]
-fn pex_alone() {
-    world::test(|world| -> Result<()> {
-        let torrent = payload::make(world, Shape::OneFile, 25, 16 * 1024, &[])?;
-        let seed = lonely_seed(world, &torrent, world.host(), &json!({ "pex": true }))?;
-        let idle = json!({ "pex": true, "idle": true, "peers": [seed.address.to_string()] });
-        let broker = Session::start(world, &torrent, &world.folder("broker")?, world.host(), &idle)?;
-        let folder = world.folder("get")?;
-        let (listen, peer) = (LISTEN.to_string(), broker.address.to_string());
-        let options = ["--listen", &listen, "--plugins", "pex", "--peer", &peer];
-        let events = Castanet::get_freely(world, &link(&torrent, ""), &folder, &options)?.complete()?;
-        let worth = report(&events, "pex")?;
-        ensure!(worth["useful"] == 1 && worth["bytes"].as_u64() >= Some(torrent.length as u64), "{worth}");
-        ensure!(report(&events, "fixed")?["useful"] == 0, "the broker has nothing to give");
         torrent.same_in(&folder, false)
     });
 }

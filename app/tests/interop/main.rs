@@ -11,6 +11,7 @@ mod payload;
 mod programs;
 mod world;
 
+mod dht;
 mod discovery;
 mod formats;
 mod kills;

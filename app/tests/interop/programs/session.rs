@@ -69,6 +69,11 @@ impl Session {
         self.until("libtorrent knows DHT nodes", |last| last["nodes"].as_u64() >= Some(count))
     }
 
+    /// Waits until it has announced its torrent to the DHT.
+    pub(crate) fn announced(&mut self) -> Result<()> {
+        self.until("libtorrent has announced to the DHT", |last| last["announced"] == true)
+    }
+
     fn until(&mut self, what: &str, reached: impl Fn(&Value) -> bool) -> Result<()> {
         wait_until(what, || {
             self.process.still_running()?;
@@ -94,7 +99,7 @@ impl Dht {
         wait_until("the DHT has found together", || {
             let Some(said) = last(&process)? else { return Ok(false) };
             let known = said["nodes"].as_array().context("a list of numbers")?;
-            let settled = known.iter().filter(|nodes| nodes.as_u64() >= Some(u64::from(count) / 3)).count();
+            let settled = known.iter().filter(|nodes| nodes.as_u64() >= Some(u64::from(count) / 6)).count();
             Ok(settled * 10 >= usize::from(count) * 9)
         })?;
         let node = |at| SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, at + 2), PORT);

@@ -1,7 +1,7 @@
 """dht.py COUNT PORT
 
-COUNT libtorrent sessions as a DHT of their own, at 127.0.0.2, 127.0.0.3, ... and PORT. They begin with the first of
-them. Prints {"nodes": [...]} (how many nodes each knows) when that changes.
+COUNT libtorrent sessions as a DHT of their own, at 127.0.0.2, 127.0.0.3, ... and PORT. Each begins with a few of
+the others. Prints {"nodes": [...]} (how many nodes each knows) when that changes.
 """
 import json
 import sys
@@ -10,7 +10,6 @@ import time
 import libtorrent as lt
 
 count, port = map(int, sys.argv[1:])
-first = f"127.0.0.2:{port}"
 
 
 def node(at):
@@ -18,7 +17,7 @@ def node(at):
         "listen_interfaces": f"127.0.0.{at + 2}:{port}",
         "outgoing_interfaces": f"127.0.0.{at + 2}",
         "enable_dht": True,
-        "dht_bootstrap_nodes": "" if at == 0 else first,
+        "dht_bootstrap_nodes": "",
         "dht_restrict_routing_ips": False,
         "dht_restrict_search_ips": False,
         "dht_ignore_dark_internet": False,
@@ -31,9 +30,12 @@ def node(at):
     })
 
 
-sessions = [node(0)]
-time.sleep(0.3)
-sessions += [node(at) for at in range(1, count)]
+sessions = [node(at) for at in range(count)]
+time.sleep(0.5)
+# Nodes to begin with as the settings have them are never kept: each is told of a few others instead.
+for at, session in enumerate(sessions):
+    for step in 1, 2, 5, 11:
+        session.add_dht_node((f"127.0.0.{(at + step) % count + 2}", port))
 last = None
 while True:
     now = [session.status().dht_nodes for session in sessions]

@@ -1,8 +1,8 @@
 """session.py CONFIG
 
 A libtorrent session as the JSON object CONFIG describes it: "address" and "folder"; "torrent" (a file) or "magnet"; what
-it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial). With "idle" it downloads nothing. Every line on
-stdout is a JSON object: {"state", "done", "nodes"} when one of them changed.
+it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial). With "idle" it downloads next to nothing. Every line on
+stdout is a JSON object: {"state", "done", "nodes", "announced"} when one of them changed.
 """
 import json
 import sys
@@ -20,7 +20,7 @@ def settings(address, nodes):
         "listen_interfaces": address,
         "outgoing_interfaces": address.rsplit(":", 1)[0],
         "enable_dht": nodes is not None,
-        "dht_bootstrap_nodes": ",".join(nodes or []),
+        "dht_bootstrap_nodes": "",
         "dht_restrict_routing_ips": False,
         "dht_restrict_search_ips": False,
         "dht_ignore_dark_internet": False,
@@ -35,6 +35,9 @@ def settings(address, nodes):
 
 
 session = lt.session(settings(config["address"], config.get("dht")))
+for node in config.get("dht") or []:
+    host, port = node.rsplit(":", 1)
+    session.add_dht_node((host, int(port)))
 everyone = lt.ip_filter()
 everyone.add_rule("0.0.0.0", "255.255.255.255", 1 << session.global_peer_class_id)
 session.set_peer_class_filter(everyone)
@@ -50,19 +53,24 @@ for key, flag in ("pex", flags.disable_pex), ("dht", flags.disable_dht), ("lsd",
     if config.get(key) in (None, False):
         params.flags |= flag
 if config.get("idle"):
-    params.flags |= flags.upload_mode
+    params.download_limit = 1_000
 handle = session.add_torrent(params)
 for peer in config.get("peers", []):
     host, port = peer.rsplit(":", 1)
     handle.connect_peer((host, int(port)))
 
-last = None
+last, asked = None, None
 while True:
     status = handle.status()
     nodes = session.status().dht_nodes
-    now = (str(status.state), status.is_seeding, nodes)
+    if nodes >= 5 and asked is None:
+        handle.force_dht_announce()
+        asked = time.monotonic()
+    # The announce itself is not told of: it takes a look-up, which is long over by then.
+    announced = asked is not None and time.monotonic() > asked + 4
+    now = (str(status.state), status.is_seeding, nodes, announced)
     if now != last:
-        print(json.dumps({"state": now[0], "done": now[1], "nodes": nodes}), flush=True)
+        print(json.dumps(dict(zip(("state", "done", "nodes", "announced"), now))), flush=True)
         last = now
     for alert in session.pop_alerts():
         if not isinstance(alert, lt.state_update_alert):
