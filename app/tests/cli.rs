@@ -140,7 +140,9 @@ fn help_needs_nothing() {
     let version = bare(&["--version"]);
     assert!(version.status.success());
     assert_eq!(printed(&version).trim(), concat!("castanet ", env!("CARGO_PKG_VERSION")));
-    for command in ["get", "seed", "create", "show", "verify", "demo", "plugins", "config", "completions", "man"] {
+    for command in
+        ["get", "seed", "discover", "create", "show", "verify", "demo", "plugins", "config", "completions", "man"]
+    {
         let help = bare(&[command, "--help"]);
         assert!(help.status.success() && printed(&help).contains("Usage: castanet"), "{command}: {}", said(&help));
         assert!(printed(&bare(&["--help"])).contains(&format!("  {command} ")), "{command} is not in the help");
@@ -159,6 +161,8 @@ fn wrong_usage_is_2() {
         &["get"],
         &["frobnicate"],
         &["seed", "x.torrent"],
+        &["get", "x", "--plugin", "fixed=program"],
+        &["get", "x", "--dht-bootstrap", "nowhere"],
         &["get", "x", "--max-down", "fast"],
         &["get", "x", "--peer", "nowhere"],
         &["create", "x", "-o", "y", "--piece-length", "5"],
@@ -286,18 +290,17 @@ fn refusals_are_one_sentence() {
     let place = Place::new();
     fs::write(place.path("bad.torrent"), "d4:infod6:lengthi5ee").unwrap();
     fs::write(place.path("bad.toml"), "max_down = [\nx").unwrap();
-    let hash = "0123456789abcdef0123456789abcdef01234567";
-    let magnet = format!("magnet:?xt=urn:btih:{hash}");
+    let hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     for (arguments, word) in [
         (&["get", "none.torrent"][..], "no such file"),
         (&["get", "bad.torrent"], "torrent file"),
         (&["show", "bad.torrent"], "torrent file"),
         (&["show", "seeded"], "folder"),
         (&["show", "magnet:?xt=urn:btih:12"], "info-hash"),
-        (&["get", &magnet], "not built yet"),
-        (&["get", hash], "not built yet"),
+        (&["get", hash, "--listen", "127.0.0.1:0"], "v2-only"),
+        (&["verify", "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567", "."], ".torrent file"),
+        (&["discover", "none.torrent"], "no such file"),
         (&["get", "stuff.torrent", "--proxy", "socks5://127.0.0.1:1"], "--proxy"),
-        (&["get", "stuff.torrent", "--dht-bootstrap", "127.0.0.1:1"], "--dht-bootstrap"),
         (&["get", "stuff.torrent", "--port-mapping", "on"], "--port-mapping on"),
         (&["get", "stuff.torrent", "--plugins", "telepathy"], "telepathy"),
         (&["get", "stuff.torrent", "--select", "*.iso"], "--select"),

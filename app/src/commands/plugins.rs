@@ -45,8 +45,14 @@ fn list(common: &Common) -> Result<ExitCode> {
         let place = if OPT_IN_PLUGINS.contains(name) { "built in, off unless --plugins names it" } else { "built in" };
         output::print(&format!("{name:<14} {place}; finds {finds}; needs {needs}"))?;
     }
-    for (name, command) in Settings::read(common)?.programs()? {
-        output::print(&format!("{name:<14} in another program: {}", command.escape_debug()))?;
+    // What is built in can be told of whatever the file is like.
+    match Settings::read(common).and_then(|settings| settings.programs()) {
+        Ok(programs) => {
+            for (name, command) in programs {
+                output::print(&format!("{name:<14} in another program: {}", command.escape_debug()))?;
+            }
+        }
+        Err(error) => output::say(&output::human::failure(&error)),
     }
     Ok(ExitCode::SUCCESS)
 }
