@@ -54,8 +54,17 @@ impl Place {
 
     /// A seed of the payload, and where it listens.
     fn seed(&self) -> (Running, String) {
-        let arguments =
-            ["seed", "--json", "--listen", "127.0.0.1:0", "--state", "seed-state", "stuff.torrent", "seeded"];
+        let arguments = [
+            "seed",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--no-lsd",
+            "--state",
+            "seed-state",
+            "stuff.torrent",
+            "seeded",
+        ];
         let mut seed = Running::start(self.command(&arguments));
         let address = seed.wait_for("listening")["addresses"][0].as_str().unwrap().to_owned();
         (seed, address)
@@ -238,7 +247,7 @@ fn a_folder_of_torrents_is_seeded_without_its_bad_ones() {
     let place = Place::new();
     fs::create_dir(place.path("torrents")).unwrap();
     fs::write(place.path("torrents/bad.torrent"), "hello").unwrap();
-    let arguments = ["seed", "--json", "--listen", "127.0.0.1:0", "torrents", "seeded"];
+    let arguments = ["seed", "--json", "--listen", "127.0.0.1:0", "--no-lsd", "torrents", "seeded"];
     let none = place.run(&arguments);
     assert_eq!((none.status.code(), events(&none)[0]["event"].as_str()), (Some(1), Some("failed")));
     assert!(said(&none).contains("bad.torrent") && said(&none).contains("no torrent to seed"), "{}", said(&none));
@@ -252,7 +261,16 @@ fn the_configuration_file_takes_numbers_and_no_unknown_keys() {
     let place = Place::new();
     let refused = |file: &str| {
         fs::write(place.path("some.toml"), file).unwrap();
-        place.refusal(&["get", "stuff.torrent", "--json", "--listen", "127.0.0.1:0", "--config", "some.toml"])
+        place.refusal(&[
+            "get",
+            "stuff.torrent",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--no-lsd",
+            "--config",
+            "some.toml",
+        ])
     };
     assert!(refused("max_up = 1000\nmax_down = 2.5\nstall_timeout = 0.001").contains("gave up"));
     for (file, word) in [("max_dwon = 1", "max_dwon"), ("max_up = -1", "max_up"), ("max_up = true", "a number or")] {
@@ -281,7 +299,7 @@ fn verify_says_which_files_are_bad() {
     let report: Value =
         serde_json::from_str(&printed(&place.run(&["verify", "stuff.torrent", "seeded", "--json"]))).unwrap();
     assert_eq!((&report["complete"], &report["have"], &report["pieces"]), (&false.into(), &39.into(), &40.into()));
-    let sentence = place.refusal(&["seed", "stuff.torrent", "seeded", "--listen", "127.0.0.1:0", "--json"]);
+    let sentence = place.refusal(&["seed", "stuff.torrent", "seeded", "--listen", "127.0.0.1:0", "--no-lsd", "--json"]);
     assert!(sentence.contains("in a.bin"), "{sentence}");
 }
 
@@ -297,7 +315,7 @@ fn refusals_are_one_sentence() {
         (&["show", "bad.torrent"], "torrent file"),
         (&["show", "seeded"], "folder"),
         (&["show", "magnet:?xt=urn:btih:12"], "info-hash"),
-        (&["get", hash, "--listen", "127.0.0.1:0"], "v2-only"),
+        (&["get", hash, "--listen", "127.0.0.1:0", "--no-lsd"], "v2-only"),
         (&["verify", "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567", "."], ".torrent file"),
         (&["discover", "none.torrent"], "no such file"),
         (&["get", "stuff.torrent", "--proxy", "socks5://127.0.0.1:1"], "--proxy"),
@@ -327,7 +345,7 @@ fn options_come_before_the_environment_and_that_before_the_file() {
     let place = Place::new();
     fs::create_dir_all(place.path(".config/castanet")).unwrap();
     fs::write(place.path(".config/castanet/config.toml"), "plugins = [\"of-file\"]\nstall_timeout = \"1ms\"").unwrap();
-    let get = ["get", "stuff.torrent", "--listen", "127.0.0.1:0", "--json"];
+    let get = ["get", "stuff.torrent", "--listen", "127.0.0.1:0", "--no-lsd", "--json"];
     assert!(place.refusal(&get).contains("of-file"));
     let mut with_env = place.command(&get);
     with_env.env("CASTANET_PLUGINS", "of-env");
@@ -342,7 +360,8 @@ fn options_come_before_the_environment_and_that_before_the_file() {
 fn a_download_from_a_seed() {
     let place = Place::new();
     let (mut seed, address) = place.seed();
-    let get = ["get", "stuff.torrent", "-o", "got", "--peer", &address, "--listen", "127.0.0.1:0", "--json"];
+    let get =
+        ["get", "stuff.torrent", "-o", "got", "--peer", &address, "--listen", "127.0.0.1:0", "--no-lsd", "--json"];
     let got = place.run(&get);
     assert!(got.status.success(), "{}", said(&got));
     same(&place.path("seeded/stuff"), &place.path("got/stuff"));
@@ -363,7 +382,7 @@ fn a_download_from_a_seed() {
     assert!(summary["downloaded"].as_u64() >= Some(1_300_001), "{summary}");
 
     // Again, from saved state and without anybody to ask.
-    let again = place.run(&["get", "stuff.torrent", "-o", "got", "--listen", "127.0.0.1:0"]);
+    let again = place.run(&["get", "stuff.torrent", "-o", "got", "--listen", "127.0.0.1:0", "--no-lsd"]);
     assert!(again.status.success() && printed(&again).is_empty(), "{}", said(&again));
     assert!(said(&again).contains("complete") && !said(&again).contains("sending"), "{}", said(&again));
 
@@ -383,7 +402,7 @@ fn a_download_from_a_seed() {
 #[test]
 fn an_interrupted_download_is_resumed_and_claimed_by_one() {
     let place = Place::new();
-    let get = ["get", "stuff.torrent", "-o", "got", "--listen", "127.0.0.1:0", "--json"];
+    let get = ["get", "stuff.torrent", "-o", "got", "--listen", "127.0.0.1:0", "--no-lsd", "--json"];
     let mut running = Running::start(place.command(&get));
     running.wait_for("started");
     let sentence = place.refusal(&get);
@@ -434,7 +453,7 @@ fn a_closed_output_ends_quietly() {
         (&["show", "stuff.torrent"], 0),
         (&["completions", "bash"], 0),
         (&["man"], 0),
-        (&["get", "stuff.torrent", "--json", "--listen", "127.0.0.1:0"], 1),
+        (&["get", "stuff.torrent", "--json", "--listen", "127.0.0.1:0", "--no-lsd"], 1),
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
