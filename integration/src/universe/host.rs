@@ -28,8 +28,8 @@ use crate::payload::Payload;
 
 /// Where every engine listens.
 const PORT: u16 = 6881;
-/// Plugins that speak without being asked: off, so that stories hear what they are about. `enable_plugin` turns them on.
-const SILENT: [&str; 2] = ["dht", "lsd"];
+/// Plugins that introduce whom a story did not: off, unless it turns them on (`EngineBuilder::enable_plugin`).
+const SILENT: [&str; 3] = ["dht", "lsd", "pex"];
 /// The folder of every torrent on its host's disk.
 const FOLDER: &str = "/downloads";
 

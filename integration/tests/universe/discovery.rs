@@ -3,7 +3,7 @@
 use castanet::{Happening, Magnet, Phase, Torrent, TorrentHandle};
 use castanet_integration::{
     payload::Payload,
-    universe::{Host, universe},
+    universe::{Host, Universe, universe},
 };
 
 use crate::{KIB, MIB, complete, seconds};
@@ -94,6 +94,15 @@ fn a_link_that_nobody_knows_says_why_it_waits() {
     });
 }
 
+/// Three hosts that tell each other of peers.
+async fn gossips(world: &Universe) -> Vec<Host> {
+    let mut hosts = Vec::new();
+    for _ in 0..3 {
+        hosts.push(world.host_with(|engine| engine.enable_plugin("pex")).await);
+    }
+    hosts
+}
+
 /// A seed, one that knows the seed, and one that knows the second alone and speaks what `setup` lets it.
 async fn in_a_row(payload: &Payload, hosts: &[Host], last: Torrent) -> TorrentHandle {
     hosts[0].set_uplink(Some(256 * KIB as u64));
@@ -107,7 +116,7 @@ async fn in_a_row(payload: &Payload, hosts: &[Host], last: Torrent) -> TorrentHa
 fn peers_tell_of_peers() {
     let payload = Payload::one_file("cargo", 8 * MIB, PIECE, 1);
     universe(54, async |world| {
-        let hosts = world.hosts(3).await;
+        let hosts = gossips(world).await;
         let mut leeching = in_a_row(&payload, &hosts, by_link(&payload, &[&hosts[1]])).await;
         complete(&mut leeching).await;
         let (found, alone, useful, _) = worth(&leeching, "pex");
@@ -119,7 +128,7 @@ fn peers_tell_of_peers() {
 fn who_is_allowed_is_decided_before_the_metadata_are_known() {
     let payload = Payload::one_file("cargo", 8 * MIB, PIECE, 1);
     universe(55, async |world| {
-        let hosts = world.hosts(3).await;
+        let hosts = gossips(world).await;
         let alone = by_link(&payload, &[&hosts[1]]).allow_plugins(["fixed", "http-tracker", "udp-tracker"]);
         let mut leeching = in_a_row(&payload, &hosts, alone).await;
         complete(&mut leeching).await;
@@ -132,7 +141,7 @@ fn who_is_allowed_is_decided_before_the_metadata_are_known() {
 fn a_private_torrent_is_not_gossiped_about() {
     let payload = Payload::one_file("cargo", 8 * MIB, PIECE, 1).private();
     universe(56, async |world| {
-        let hosts = world.hosts(3).await;
+        let hosts = gossips(world).await;
         let mut leeching = in_a_row(&payload, &hosts, by_link(&payload, &[&hosts[1]])).await;
         complete(&mut leeching).await;
         assert_eq!(worth(&leeching, "pex"), (0, 0, 0, 0));
