@@ -1,4 +1,4 @@
-//! Peers that the user named: HOST:PORT, looked up and passed on. [`tell`] does it for the magnet plugin's `x.pe`, too.
+//! Peers that the user named: HOST:PORT, looked up and passed on. `tell` does it for the magnet plugin's `x.pe`, too.
 //!
 //! Each is told once, and again every three minutes while peers are wanted, since a peer may have come back or its name may
 //! mean another address now. A name that does not resolve is tried again with growing pauses. The user's own word also

@@ -2,7 +2,7 @@
 //!
 //! The node itself is [`castanet_protocol::dht::Dht`]; here is what connects it with the world. [`Discovery::run`] owns
 //! the sockets and moves datagrams (`running`), joins the network (`bootstrap`) and keeps the table for next time. Each
-//! torrent's stream starts look-ups (`torrent`) when its `plan` says so. Both meet in the [`Node`], behind one lock.
+//! torrent's stream starts look-ups (`torrent`) when its `plan` says so. Both meet in the `Node`, behind one lock.
 
 mod bootstrap;
 mod node;

@@ -2,8 +2,8 @@
 //!
 //! One child process serves all torrents. [`Discovery::run`] starts it, speaks, listens, and starts it again with growing
 //! pauses when it ends, says no hello in time or prints nonsense; the next one hears of every torrent again. What a program does
-//! cannot block the engine or fill its memory: what it is told waits in [`outbox`], what it says is read at a
-//! limited pace by [`child`] and checked by [`lines`]. A program opens its own sockets: whether that is
+//! cannot block the engine or fill its memory: what it is told waits in `outbox`, what it says is read at a
+//! limited pace by `child` and checked by `lines`. A program opens its own sockets: whether that is
 //! welcome in a simulation, behind a proxy or on a bound interface is for the embedder to decide.
 
 pub(crate) mod child;
