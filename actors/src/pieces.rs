@@ -15,8 +15,8 @@ use crate::{
     messages::{
         peer::{Cancel, Request, SetInterest, Suggest},
         pieces::{
-            BlocksLost, BlocksReceived, ClosePieces, GetPieces, PeerHas, PeerJoined, PeerLeft, PeerSuggested,
-            PieceHashed, PiecesSnapshot, WantWork,
+            BlocksLost, BlocksReceived, ClosePieces, GetPieces, GetSurvey, PeerHas, PeerJoined, PeerLeft,
+            PeerSuggested, PieceHashed, PiecesSnapshot, PiecesSurvey, WantWork,
         },
         storage::WriteBlocks,
         torrent::{BytesWasted, PieceCompleted, PieceRejected},
@@ -241,6 +241,13 @@ impl Handler<GetPieces> for Pieces {
     type Result = PiecesSnapshot;
     fn handle(&mut self, _: GetPieces, _: &mut Self::Context) -> PiecesSnapshot {
         PiecesSnapshot { have: self.picker.have().clone(), left: self.picker.left_bytes() }
+    }
+}
+
+impl Handler<GetSurvey> for Pieces {
+    type Result = PiecesSurvey;
+    fn handle(&mut self, _: GetSurvey, _: &mut Self::Context) -> PiecesSurvey {
+        PiecesSurvey(self.picker.survey())
     }
 }
 

@@ -11,23 +11,28 @@ use castanet_core::{
     seams::storage::{Storage as StorageSeam, StorageError},
 };
 use castanet_protocol::assembly::{Assembly, Order};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    budget::{Budget, Permit},
+    budget::{Budget, Permit, UNIT},
     disk::{Answer, DiskPool, Job, Run, WriteJob},
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
         peer::RangeRead,
         pieces::PieceHashed,
-        storage::{CheckPieces, CloseStorage, Flush, JobWritten, ReadRange, ReportTo, StretchChecked, WriteBlocks},
+        storage::{
+            CheckPieces, CloseStorage, DiskSnapshot, Flush, GetDisk, JobWritten, ReadRange, ReportTo, StretchChecked,
+            WriteBlocks,
+        },
         torrent::{PiecesChecked, StorageFailed},
     },
 };
 
 /// How long a block may wait for its run to grow.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// A disk that takes so long for one write is what the download waits for.
+const SLOW_WRITE: Duration = Duration::from_secs(2);
 /// Bytes that one check job hashes: long enough that a message a job costs nothing, short enough for a smooth bar.
 const STRETCH: u64 = 4 << 20;
 
@@ -53,6 +58,10 @@ pub struct Storage {
     hashed: Option<Recipient<PieceHashed>>,
     assembly: Assembly<Permit>,
     writes_under_way: usize,
+    /// The bytes of these writes.
+    bytes_under_way: u64,
+    /// When the disk last came to an end with a write, or was given the first.
+    last_written: Instant,
     /// What a check has still to submit, and how many stretches are under way.
     check: Option<(Bitfield, u32)>,
     checks_under_way: usize,
@@ -80,6 +89,8 @@ impl Storage {
             hashed: None,
             assembly: Assembly::new(geometry),
             writes_under_way: 0,
+            bytes_under_way: 0,
+            last_written: Instant::now(),
             check: None,
             checks_under_way: 0,
             idle: Vec::new(),
@@ -91,10 +102,13 @@ impl Storage {
 
     fn submit_writes(&mut self, flush: bool, ctx: &mut Context<Self>) {
         while let Some(order) = self.assembly.next(flush) {
+            if self.writes_under_way == 0 {
+                self.last_written = Instant::now();
+            }
+            let (me, piece, bytes) = (ctx.address().recipient(), order.piece, order.bytes());
             self.writes_under_way += 1;
-            let me = ctx.address().recipient();
-            let piece = order.piece;
-            let answer = Answer::new(move |result| tell(&me, JobWritten { piece, result }));
+            self.bytes_under_way += bytes;
+            let answer = Answer::new(move |result| tell(&me, JobWritten { piece, bytes, result }));
             self.disk.submit(Job::Write(self.job(order), answer));
         }
     }
@@ -196,8 +210,10 @@ impl Handler<WriteBlocks> for Storage {
 
 impl Handler<JobWritten> for Storage {
     type Result = ();
-    fn handle(&mut self, JobWritten { piece, result }: JobWritten, ctx: &mut Self::Context) {
+    fn handle(&mut self, JobWritten { piece, bytes, result }: JobWritten, ctx: &mut Self::Context) {
         self.writes_under_way -= 1;
+        self.bytes_under_way -= bytes;
+        self.last_written = Instant::now();
         match result {
             Ok(hash) => {
                 if let (Some(digest), Some(hashed)) = (self.assembly.done(piece, hash), &self.hashed) {
@@ -269,6 +285,16 @@ impl Handler<Flush> for Storage {
             })));
             flushed.await.unwrap_or_else(|_| Err("a disk thread was lost".into()))
         })
+    }
+}
+
+impl Handler<GetDisk> for Storage {
+    type Result = DiskSnapshot;
+    fn handle(&mut self, _: GetDisk, _: &mut Self::Context) -> DiskSnapshot {
+        let hangs = self.writes_under_way > 0 && self.last_written.elapsed() >= SLOW_WRITE;
+        // Of the memory for what arrives, most is taken by what the disk has not got to.
+        let lags = self.budget.is_tight() && self.bytes_under_way * 2 >= (self.budget.in_use() * UNIT) as u64;
+        DiskSnapshot { is_busy: hangs || lags }
     }
 }
 

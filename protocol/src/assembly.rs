@@ -36,6 +36,13 @@ pub struct Order<P> {
     pub hash_to: u32,
 }
 
+impl<P> Order<P> {
+    /// How many bytes are to be written.
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().flat_map(|run| &run.blocks).map(|block| block.len() as u64).sum()
+    }
+}
+
 #[derive(Debug)]
 struct Partial<P> {
     waiting: BTreeMap<u32, (Bytes, P)>,

@@ -1,8 +1,18 @@
 //! "Why is it slow?": from facts to reasons, the weightiest first, each with its evidence.
+//!
+//! `pace` says when it is asked, `standing` keeps what is known of the discovery plugins.
+
+mod pace;
+mod standing;
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
 use castanet_core::PluginName;
+
+pub use self::{
+    pace::{CRAWL_RATE, Pace, QUIET, SETTLING, SOON, Slowness},
+    standing::{MOST_INSTANCES, Standings},
+};
 
 /// With fewer connections than this the way to peers is of interest: who refused us, and how the plugins fare.
 const FEW: usize = 5;
@@ -30,12 +40,12 @@ pub struct Facts {
     pub banned: usize,
     /// Open connections.
     pub connected: usize,
-    /// Of these, how many choke us.
+    /// Of these, how many have no piece that is missing here.
+    pub without_use: usize,
+    /// Of these, how many have some and choke us.
     pub choking: usize,
     /// Of these, how many have stopped sending though asked.
     pub snubbed: usize,
-    /// Of these, how many neither choke us nor have a piece that is missing here.
-    pub without_use: usize,
     /// Of these, how many cannot give metadata.
     pub without_metadata: usize,
     /// Wanted pieces that no connected peer has.
@@ -257,8 +267,8 @@ fn fates_of_the_connected(facts: &Facts) -> Vec<(ReasonKind, Fate)> {
             (ReasonKind::NoMetadata, (have_not, [slow, slower, "none has told what the torrent is yet"])),
         ]
     } else {
-        let [choking, snubbed, without_use, rest] =
-            [facts.choking, facts.snubbed, facts.without_use, usize::MAX].map(&mut take);
+        let [without_use, choking, snubbed, rest] =
+            [facts.without_use, facts.choking, facts.snubbed, usize::MAX].map(&mut take);
         let (useless, all_useless) = ("have nothing that is missing", "none has a piece that is missing");
         vec![
             (ReasonKind::Choked, (choking, ["chokes us", "choke us", "all choke us"])),

@@ -2,7 +2,7 @@
 
 use actix::prelude::*;
 use castanet_core::{Bitfield, BlockRef, PeerKey, PieceIndex, Sha1Digest};
-use castanet_protocol::peer::Haves;
+use castanet_protocol::{peer::Haves, picker::Survey};
 
 use super::{peer, storage::Block};
 
@@ -104,6 +104,15 @@ pub struct PiecesSnapshot {
     /// Wanted bytes that are missing.
     pub left: u64,
 }
+
+/// Ask what the connected peers could still give.
+#[derive(Message, Debug)]
+#[rtype(result = "PiecesSurvey")]
+pub struct GetSurvey;
+
+/// What the connected peers could still give.
+#[derive(Debug, Clone, Default, MessageResponse)]
+pub struct PiecesSurvey(pub Survey);
 
 /// Stop.
 #[derive(Message, Debug)]

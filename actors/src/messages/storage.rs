@@ -59,6 +59,18 @@ pub struct Flush {
     pub drain: bool,
 }
 
+/// Ask whether the disk is what everything waits for.
+#[derive(Message, Debug)]
+#[rtype(result = "DiskSnapshot")]
+pub struct GetDisk;
+
+/// How the disk fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, MessageResponse)]
+pub struct DiskSnapshot {
+    /// What has arrived waits to be written, and that is why no more can arrive, or has for long.
+    pub is_busy: bool,
+}
+
 /// Finish what is under way and stop.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
@@ -70,6 +82,8 @@ pub struct CloseStorage;
 pub(crate) struct JobWritten {
     /// The piece.
     pub(crate) piece: PieceIndex,
+    /// How many bytes it was to write.
+    pub(crate) bytes: u64,
     /// Its hash so far, or why the disk refused.
     pub(crate) result: Result<RunningSha1, StorageError>,
 }

@@ -138,6 +138,24 @@ async fn a_draining_flush_waits_for_what_is_held_and_under_way() {
 }
 
 #[actix::test]
+async fn a_disk_that_everything_waits_for_is_called_busy() {
+    let rig = rig(16, 1).await;
+    let is_busy = async || rig.storage.send(GetDisk).await.unwrap().is_busy;
+    rig.write(0, 0..3).await;
+    assert!(!is_busy().await, "blocks that wait for their run are no fault of the disk's");
+    rig.disk.set(Mood::Hanging);
+    rig.write(0, 3..4).await;
+    assert!(!is_busy().await, "there is memory for more");
+    for piece in 1..12 {
+        rig.write(piece, 0..4).await;
+    }
+    assert!(is_busy().await, "the memory is full of what the disk has not written");
+    rig.disk.set(Mood::Well);
+    rig.storage.send(Flush { drain: true }).await.unwrap().unwrap();
+    assert!(!is_busy().await);
+}
+
+#[actix::test]
 async fn closing_waits_for_the_last_write_and_later_blocks_free_their_memory() {
     let mut rig = rig(2, 1).await;
     rig.disk.set(Mood::Hanging);

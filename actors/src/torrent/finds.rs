@@ -1,16 +1,12 @@
 //! What plugins say: peers, trackers, milestones, conditions; and what connected peers say to plugins and hear of them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use actix::prelude::*;
 use bytes::Bytes;
 use castanet_core::{
-    PeerKey, PluginName,
-    seams::discovery::{DiscoveryError, Found, Heard, Milestone, Neighbour, News, SwarmSize},
+    PeerKey,
+    seams::discovery::{Found, Heard, Milestone, Neighbour, News},
 };
 use castanet_protocol::extension::Extension;
 
@@ -26,56 +22,22 @@ use crate::{
 
 /// Peers of one find that are looked at; a flood costs its source the rest.
 const MOST_FOUND: usize = 10_000;
-/// Instances of a plugin of which is remembered whether they answer.
-const MOST_INSTANCES: usize = 64;
 /// Trackers of a torrent, those that plugins found included.
 const MOST_TRACKERS: usize = 200;
 
-/// How a plugin fares for this torrent.
-#[derive(Debug, Default)]
-pub(super) struct Standing {
-    /// Its own words.
-    pub(super) condition: Option<String>,
-    /// Instances that have answered.
-    pub(super) answered: BTreeSet<Arc<str>>,
-    /// Instances that failed last time, and why.
-    pub(super) failing: BTreeMap<Arc<str>, String>,
-    /// The swarm's size, by instance.
-    pub(super) sizes: BTreeMap<Arc<str>, SwarmSize>,
-}
-
-impl Standing {
-    fn answers(&mut self, instance: &Arc<str>) {
-        self.failing.remove(instance);
-        if self.answered.len() < MOST_INSTANCES {
-            self.answered.insert(instance.clone());
-        }
-    }
-    fn fails(&mut self, instance: &Arc<str>, reason: String) {
-        self.answered.remove(instance);
-        if self.failing.len() < MOST_INSTANCES || self.failing.contains_key(instance) {
-            self.failing.insert(instance.clone(), reason);
-        }
-    }
-}
-
 impl Torrent {
-    fn standing(&mut self, plugin: &PluginName) -> &mut Standing {
-        self.standings.entry(plugin.clone()).or_default()
-    }
-
     /// Learns of more trackers; those that are known already are passed over.
     pub(super) fn add_trackers(&mut self, urls: Vec<String>, ctx: &mut Context<Self>) {
-        let known = self.trackers.iter().flatten().count();
-        let mut new: Vec<String> = Vec::new();
+        let mut tiers = self.info.trackers.to_vec();
+        let mut known = tiers.iter().flatten().count();
         for url in urls {
-            let is_known = self.trackers.iter().flatten().chain(&new).any(|other| *other == url);
-            if !is_known && known + new.len() < MOST_TRACKERS {
-                new.push(url);
+            if known < MOST_TRACKERS && !tiers.iter().flatten().any(|other| *other == url) {
+                tiers.push(vec![url]);
+                known += 1;
             }
         }
-        if !new.is_empty() {
-            self.trackers.extend(new.into_iter().map(|url| vec![url]));
+        if tiers.len() > self.info.trackers.len() {
+            self.info.trackers = tiers.into();
             self.brief_plugins(ctx);
         }
     }
@@ -89,17 +51,9 @@ impl Torrent {
         }
     }
 
-    fn failed(&mut self, plugin: PluginName, error: &DiscoveryError) {
-        let text = error.to_string();
-        if let DiscoveryError::Refused { instance, message: reason }
-        | DiscoveryError::Malformed { instance, what: reason }
-        | DiscoveryError::Unreachable { instance, reason } = error
-        {
-            self.standing(&plugin).fails(instance, reason.clone());
-        } else {
-            self.standing(&plugin).fails(&plugin.0.clone(), text.clone());
-        }
-        self.happened(Happening::Notice(format!("{plugin}: {text}")));
+    /// The plugins that may serve the torrent.
+    pub(super) fn serving(&self) -> impl Iterator<Item = &PluginStarted> {
+        self.plugins.iter().filter(|started| started.seam.serves(&self.info))
     }
 }
 
@@ -108,7 +62,7 @@ impl Handler<PeersFound> for Torrent {
     fn handle(&mut self, PeersFound { plugin, peers }: PeersFound, ctx: &mut Self::Context) {
         let now = self.now();
         let instances: BTreeSet<_> = peers.iter().take(MOST_FOUND).map(|peer| peer.instance.clone()).collect();
-        instances.iter().for_each(|instance| self.standing(&plugin).answers(instance));
+        instances.iter().for_each(|instance| self.standings.answered(&plugin, instance));
         for peer in peers.into_iter().take(MOST_FOUND) {
             let (addr, instance) = (peer.addr, peer.instance.clone());
             if self.swarm.found(&plugin, vec![peer], now) > 0 {
@@ -127,18 +81,15 @@ impl Handler<PluginSaid> for Torrent {
             Ok(Found::Notice(text)) => self.happened(Happening::Notice(format!("{plugin}: {text}"))),
             Ok(Found::ExternalAddress(ip)) => self.swarm.set_external(ip),
             Ok(Found::Trackers(urls)) => self.add_trackers(urls, ctx),
-            Ok(Found::Condition(text)) => self.standing(&plugin).condition = Some(text),
-            Ok(Found::SwarmSize { instance, size }) => {
-                let standing = self.standing(&plugin);
-                standing.answers(&instance);
-                if standing.sizes.len() < MOST_INSTANCES || standing.sizes.contains_key(&instance) {
-                    standing.sizes.insert(instance, size);
-                }
-            }
+            Ok(Found::Condition(text)) => self.standings.says(&plugin, text),
+            Ok(Found::SwarmSize { instance, size }) => self.standings.counted(&plugin, instance, size),
             Ok(Found::TorrentFile(file)) => self.torrent_file(&file, ctx),
             Ok(Found::Reached(milestone)) => self.reach(milestone, self.now()),
             Ok(_) => {}
-            Err(error) => self.failed(plugin, &error),
+            Err(error) => {
+                self.standings.failed(&plugin, &error);
+                self.happened(Happening::Notice(format!("{plugin}: {error}")));
+            }
         }
     }
 }
@@ -157,9 +108,7 @@ impl Handler<NeighbourTold> for Torrent {
 impl Torrent {
     /// The extensions that are offered to a peer.
     pub(super) fn extensions(&self) -> Vec<Extension> {
-        let info = self.swarm_info();
-        let spoken = |started: &PluginStarted| started.seam.extension().filter(|_| started.seam.serves(&info));
-        let spoken: Vec<&str> = self.plugins.iter().filter_map(spoken).collect();
+        let spoken: Vec<&str> = self.serving().filter_map(|started| started.seam.extension()).collect();
         let is_offered =
             |extension: &Extension| *extension == Extension::Metadata || spoken.contains(&extension.name());
         Extension::ALL.into_iter().filter(is_offered).collect()
@@ -167,18 +116,13 @@ impl Torrent {
 
     /// The DHT port that peers are told (BEP 5); `None` as long as there is none, and for private torrents.
     pub(super) fn dht_port(&self) -> Option<u16> {
-        let with_port = |started: &PluginStarted| Some((started.seam.clone(), started.seam.dht_port()?));
-        let (seam, port) = self.plugins.iter().find_map(with_port)?;
-        seam.serves(&self.swarm_info()).then_some(port)
+        self.serving().find_map(|started| started.seam.dht_port())
     }
 
     /// A peer says where its DHT node listens.
     pub(super) fn dht_node(&self, node: SocketAddr) {
-        let info = self.swarm_info();
-        for started in &self.plugins {
-            if started.seam.dht_port().is_some() && started.seam.serves(&info) {
-                tell(&started.hear, Hear(News::DhtNode(node)));
-            }
+        for started in self.serving().filter(|started| started.seam.dht_port().is_some()) {
+            tell(&started.hear, Hear(News::DhtNode(node)));
         }
     }
 
@@ -234,8 +178,6 @@ impl Torrent {
         if !self.is_private() || sources.is_empty() {
             return true;
         }
-        let info = self.swarm_info();
-        let named = |started: &PluginStarted| sources.iter().any(|source| source.plugin == started.plugin);
-        self.plugins.iter().any(|started| named(started) && started.seam.serves(&info))
+        self.serving().any(|started| sources.iter().any(|source| source.plugin == started.plugin))
     }
 }

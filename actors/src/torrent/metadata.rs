@@ -31,7 +31,7 @@ pub(super) type Fetching = Metadata;
 impl Torrent {
     /// Is it known to be private (BEP 27)?
     pub(super) fn is_private(&self) -> bool {
-        self.metainfo.as_ref().is_some_and(|metainfo| metainfo.info.private)
+        self.info.private
     }
 
     /// The raw info dictionary, if it did not come from a .torrent file of the user's.
@@ -76,7 +76,7 @@ impl Torrent {
     pub(super) fn look_only(&mut self, metainfo: Option<Arc<Metainfo>>, ctx: &mut Context<Self>) {
         match metainfo {
             Some(metainfo) => {
-                self.metainfo = Some(metainfo);
+                self.know(metainfo);
                 self.phase = Phase::Metadata;
                 self.meet(ctx);
                 self.publish();
@@ -153,7 +153,7 @@ impl Torrent {
         let metainfo = Arc::new(metainfo);
         self.reach(Milestone::Metadata, self.now());
         self.happened(Happening::Metadata(metainfo.clone()));
-        self.metainfo = Some(metainfo.clone());
+        self.know(metainfo.clone());
         if metainfo.info.private {
             self.open_door(ctx);
             self.brief_plugins(ctx);
@@ -198,7 +198,7 @@ impl Torrent {
         let now = self.now();
         if let Some(fetching) = &mut self.fetching {
             let verdict = fetching.received(peer, payload, now);
-            self.quiet_since = now;
+            self.pace.arrived(now);
             self.ask_for_metadata(ctx);
             if let Err(error) = verdict {
                 self.disconnect(peer, CloseKind::Violation, &error.to_string());

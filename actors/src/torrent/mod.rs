@@ -19,13 +19,13 @@ use actix::prelude::*;
 use castanet_core::{
     Bitfield, Geometry, Metainfo, Moment, PeerId, PieceIndex, PluginName, TorrentId,
     seams::{
-        discovery::{Milestone, Progress},
+        discovery::{Milestone, Progress, SwarmInfo},
         resume::{ResumeKey, ResumeLock},
         storage::Storage as StorageSeam,
     },
 };
 use castanet_protocol::{
-    diagnosis::Diagnosis,
+    diagnosis::{Diagnosis, Pace, Standings},
     rate::Meter,
     swarm::{Swarm, SwarmConfig},
     timeline::Timeline,
@@ -79,9 +79,9 @@ pub struct Torrent {
     parent: Recipient<ChildStopped>,
     plugins: Vec<PluginStarted>,
     /// How each of them fares.
-    standings: BTreeMap<PluginName, finds::Standing>,
-    /// Trackers by tier: the torrent's, the user's, and what plugins found.
-    trackers: Vec<Vec<String>>,
+    standings: Standings,
+    /// What they may know of the torrent.
+    info: SwarmInfo,
     events: broadcast::Sender<TorrentEvent>,
     state: watch::Sender<TorrentSnapshot>,
     progress: watch::Sender<Progress>,
@@ -108,12 +108,13 @@ pub struct Torrent {
     down: Meter,
     up: Meter,
     totals: Totals,
-    quiet_since: Moment,
-    /// When pieces could begin to arrive.
-    began: Moment,
     timeline: Timeline,
+    pace: Pace,
     /// Why nothing arrives, or little.
     why: Option<Arc<Diagnosis>>,
+    /// When that is looked into again.
+    look_again: Moment,
+    reports: observe::Reports,
     /// Who connects is told that there is a DHT node.
     tells_dht: bool,
     saved: save::Saved,
@@ -159,13 +160,6 @@ impl Torrent {
         let me = PeerId::generate(|| random.u8(..));
         let config = SwarmConfig { most_connections: shared.config.most_connections, ..SwarmConfig::default() };
         let swarm = Swarm::new(config, &shared.listening(), me, random.u64(..));
-        let mut trackers = match &spec.source {
-            Source::File(metainfo) => metainfo.trackers.clone(),
-            Source::Link(link) => link.trackers.iter().map(|url| vec![url.clone()]).collect(),
-        };
-        if !spec.trackers.is_empty() {
-            trackers.push(spec.trackers.clone());
-        }
         let mut plugins = plugins;
         plugins.retain(|plugin| is_allowed(&spec, &plugin.plugin));
         let peer_shared = PeerShared {
@@ -186,8 +180,8 @@ impl Torrent {
             fetching: None,
             parent,
             plugins,
-            standings: BTreeMap::new(),
-            trackers,
+            standings: Standings::default(),
+            info: start::first_info(&spec),
             events,
             state,
             progress: watch::Sender::new(Progress::default()),
@@ -209,10 +203,11 @@ impl Torrent {
             down: Meter::new(now),
             up: Meter::new(now),
             totals: Totals::default(),
-            quiet_since: now,
-            began: now,
             timeline: Timeline::new(now),
+            pace: Pace::new(now),
             why: None,
+            look_again: now,
+            reports: observe::Reports::default(),
             tells_dht: false,
             saved: save::Saved::default(),
             stopping: false,

@@ -5,19 +5,29 @@ use std::{sync::Arc, time::Duration};
 use actix::prelude::*;
 use castanet_core::Moment;
 use castanet_protocol::{
-    diagnosis::{Facts, SourceFacts, diagnose},
+    diagnosis::{Facts, Slowness, diagnose},
+    picker::Survey,
     swarm::{CloseKind, DialFailure, Worth},
 };
 
 use super::Torrent;
-use crate::messages::torrent::{Happening, Phase, PluginReport, PluginStarted, TorrentSnapshot};
+use crate::messages::{
+    pieces::GetSurvey,
+    storage::GetDisk,
+    torrent::{Happening, Phase, PluginReport, TorrentSnapshot},
+};
 
-/// A download is called stalled when nothing has arrived for so long.
-const QUIET: Duration = Duration::from_secs(10);
-/// A download that began so long ago is called slow below this rate (bytes per second), if the rest would take so long.
-const CRAWL_AFTER: Duration = Duration::from_secs(30);
-const CRAWL_RATE: u64 = 16 * 1024;
-const CRAWL_LEFT: Duration = Duration::from_secs(600);
+/// What plugins brought and spent is added up anew so often; in between nobody would see a difference.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// While it is slow, the reason is looked into so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The plugins' reports, and when they were made.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    all: Arc<[PluginReport]>,
+    made: Moment,
+}
 
 impl Torrent {
     /// Looks after the torrent, a few times a second.
@@ -32,23 +42,28 @@ impl Torrent {
             self.update_progress();
             self.renew_door(ctx);
             self.ask_for_metadata(ctx);
-            self.notice_stall();
+            self.notice_slowness(ctx);
             self.save_when_due(ctx);
         }
-        self.publish();
+        if now.since(self.reports.made) >= REPORT_EVERY {
+            self.publish();
+        } else {
+            self.state.send_replace(self.snapshot());
+        }
     }
 
-    /// Renews the state that observers watch.
-    pub(super) fn publish(&self) {
+    /// Renews all that observers watch.
+    pub(super) fn publish(&mut self) {
+        self.reports = Reports { all: self.plugin_reports(), made: self.now() };
         self.state.send_replace(self.snapshot());
     }
 
-    pub(super) fn snapshot(&self) -> TorrentSnapshot {
+    fn snapshot(&self) -> TorrentSnapshot {
         let now = self.now();
         TorrentSnapshot {
             phase: self.phase.clone(),
             metainfo: self.metainfo.clone(),
-            plugins: self.plugin_reports(),
+            plugins: self.reports.all.clone(),
             timeline: self.timeline.clone(),
             why: self.why.clone(),
             length: self.geometry.map_or(0, |geometry| geometry.length()),
@@ -87,48 +102,66 @@ impl Torrent {
 
     fn report_on(&self, worth: Worth) -> PluginReport {
         let started = self.plugins.iter().find(|started| started.plugin == worth.plugin);
-        let standing = self.standings.get(&worth.plugin);
-        let sizes = standing.into_iter().flat_map(|standing| standing.sizes.values());
         PluginReport {
             first_after: worth.first_peer.map(|first| first.since(self.timeline.added())),
             cost: started.map(|started| started.meter.read()).unwrap_or_default(),
-            condition: standing.and_then(|standing| standing.condition.clone()),
-            swarm: sizes.copied().max_by_key(|size| u64::from(size.seeds) + u64::from(size.leeches)),
+            condition: self.standings.condition(&worth.plugin).map(str::to_owned),
+            swarm: self.standings.swarm_size(&worth.plugin),
             worth,
         }
     }
 
-    /// Tells observers why nothing arrives, or little, when the reason changes.
-    fn notice_stall(&mut self) {
+    /// Looks into why nothing arrives, or little, when that is so.
+    fn notice_slowness(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
-        let is_waiting = matches!(self.phase, Phase::Downloading | Phase::Metadata) && !self.spec.discover_only;
-        let is_quiet = is_waiting && now.since(self.quiet_since) >= QUIET;
-        let is_slow = is_waiting && self.crawls(now);
-        if !is_quiet && !is_slow {
+        let Some(slowness) = self.slowness(now) else {
             self.why = None;
             return;
-        }
-        let why = diagnose(&self.facts(now));
-        if self.why.as_ref().is_some_and(|before| before.kinds() == why.kinds()) {
-            self.why = Some(Arc::new(why));
+        };
+        if now < self.look_again {
             return;
         }
-        let text = why.to_string();
-        self.why = Some(Arc::new(why));
-        self.happened(if is_quiet { Happening::Stalled(text) } else { Happening::Slow(text) });
+        self.look_again = now + LOOK_EVERY;
+        let (Some(pieces), Some(storage)) = (&self.pieces, &self.storage) else {
+            return self.explain(slowness, &Survey::default(), false);
+        };
+        let (survey, disk) = (pieces.send(GetSurvey), storage.send(GetDisk));
+        let asking = async move { (survey.await, disk.await) };
+        ctx.spawn(asking.into_actor(self).map(|answers, torrent, _| {
+            let now = torrent.now();
+            // It may have changed for the better meanwhile. Who does not answer is dead, and the torrent fails.
+            if let (Some(slowness), (Ok(survey), Ok(disk))) = (torrent.slowness(now), answers) {
+                torrent.explain(slowness, &survey.0, disk.is_busy);
+            }
+        }));
     }
 
-    /// Does so little arrive that the rest would take very long?
-    fn crawls(&mut self, now: Moment) -> bool {
+    fn slowness(&mut self, now: Moment) -> Option<Slowness> {
+        let is_waiting = matches!(self.phase, Phase::Downloading | Phase::Metadata) && !self.spec.discover_only;
         let rate = self.down.rate(now);
-        let is_young = self.pieces.is_none() || now.since(self.began) < CRAWL_AFTER;
-        !is_young && rate < CRAWL_RATE && self.left / rate.max(1) > CRAWL_LEFT.as_secs()
+        self.pace.judge(self.left, rate, now).filter(|_| is_waiting)
+    }
+
+    /// Tells observers the reasons, when they are others than before.
+    fn explain(&mut self, slowness: Slowness, survey: &Survey, is_disk_busy: bool) {
+        let why = diagnose(&self.facts(survey, is_disk_busy));
+        let is_news = self.why.as_ref().is_none_or(|before| before.kinds() != why.kinds());
+        let text = why.to_string();
+        self.why = Some(Arc::new(why));
+        if is_news {
+            self.happened(match slowness {
+                Slowness::Stalled => Happening::Stalled(text),
+                Slowness::Crawling => Happening::Slow(text),
+            });
+        }
     }
 
     /// What is known about why it goes as it goes.
-    fn facts(&mut self, now: Moment) -> Facts {
+    fn facts(&mut self, survey: &Survey, is_disk_busy: bool) -> Facts {
+        let now = self.now();
         let connected = self.peers.values();
         let counts = self.swarm.counts();
+        let is_useless = |key| survey.useless.contains(key);
         Facts {
             is_metadata: self.phase == Phase::Metadata,
             known: counts.known,
@@ -139,27 +172,15 @@ impl Torrent {
             not_this_torrent: self.swarm.failed(DialFailure::Handshake),
             banned: self.swarm.banned(),
             connected: self.peers.len(),
-            choking: connected.clone().filter(|peer| peer.chokes_us).count(),
+            without_use: self.peers.keys().filter(|key| is_useless(key)).count(),
+            choking: self.peers.iter().filter(|(key, peer)| peer.chokes_us && !is_useless(key)).count(),
             snubbed: connected.clone().filter(|peer| peer.view.snubbed).count(),
             without_metadata: connected.filter(|peer| !peer.gives_metadata).count(),
+            missing_everywhere: survey.unheld,
             rate: self.down.rate(now),
             rate_limit: self.shared.down.rate(),
-            sources: self.sources(),
-            ..Facts::default()
+            is_disk_busy,
+            sources: self.serving().map(|started| self.standings.facts(&started.plugin)).collect(),
         }
-    }
-
-    fn sources(&self) -> Vec<SourceFacts> {
-        let source = |started: &PluginStarted| {
-            let standing = self.standings.get(&started.plugin);
-            SourceFacts {
-                plugin: started.plugin.clone(),
-                answered: standing.map_or(0, |standing| standing.answered.len()),
-                failing: standing.map(|standing| standing.failing.clone().into_iter().collect()).unwrap_or_default(),
-                condition: standing.and_then(|standing| standing.condition.clone()),
-            }
-        };
-        let info = self.swarm_info();
-        self.plugins.iter().filter(|started| started.seam.serves(&info)).map(source).collect()
     }
 }

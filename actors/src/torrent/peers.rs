@@ -416,7 +416,7 @@ impl Handler<PeerReport> for Torrent {
         self.down.add(down, now);
         self.up.add(up, now);
         if down > 0 {
-            self.quiet_since = now;
+            self.pace.arrived(now);
             self.swarm.gave(report.peer, down, now);
         }
         if up > 0 {

@@ -20,7 +20,7 @@ use crate::{
     mail::tell,
     messages::{
         discovery::Watch,
-        session::Source,
+        session::{Source, TorrentSpec},
         storage::{CheckPieces, ReportTo},
         torrent::{Happening, Phase, PiecesChecked},
     },
@@ -57,7 +57,7 @@ impl Torrent {
         let (layout, geometry) =
             (metainfo.info.layout(&self.spec.folder, self.spec.allocation), metainfo.info.geometry());
         self.phase = Phase::Opening;
-        self.metainfo = Some(metainfo);
+        self.know(metainfo);
         self.geometry = Some(geometry);
         self.have = Bitfield::new(geometry.pieces());
         self.left = geometry.length();
@@ -165,7 +165,7 @@ impl Torrent {
         let pieces = pieces.start();
         tell(&storage.recipient(), ReportTo(pieces.clone().recipient()));
         self.pieces = Some(pieces);
-        self.began = self.now();
+        self.pace.begin(self.now());
         self.phase = if self.left == 0 { Phase::Seeding } else { Phase::Downloading };
         if self.spec.check_only || self.begin_paused {
             self.phase = Phase::Paused;
@@ -192,33 +192,24 @@ impl Torrent {
 
     /// Opens the door and sets the plugins to work.
     pub(super) fn meet(&mut self, ctx: &mut Context<Self>) {
-        self.quiet_since = self.now();
+        self.pace.arrived(self.now());
         self.open_door(ctx);
         self.update_progress();
         self.brief_plugins(ctx);
     }
 
-    /// What plugins may know of the torrent.
-    pub(super) fn swarm_info(&self) -> SwarmInfo {
-        let nodes = self.metainfo.iter().flat_map(|metainfo| &metainfo.nodes);
-        SwarmInfo {
-            info_hashes: self.spec.source.info_hashes(),
-            private: self.is_private(),
-            trackers: self.trackers.clone().into(),
-            peers: self.spec.peers.clone().into(),
-            nodes: nodes.map(|(host, port)| host_and_port(host, *port)).collect(),
-            link: match &self.spec.source {
-                Source::Link(link) => Some(link.clone()),
-                Source::File(_) => None,
-            },
-        }
+    /// It is known what the torrent is.
+    pub(super) fn know(&mut self, metainfo: Arc<Metainfo>) {
+        self.info.private = metainfo.info.private;
+        self.info.nodes = metainfo.nodes.iter().map(|(host, port)| host_and_port(host, *port)).collect();
+        self.metainfo = Some(metainfo);
     }
 
     pub(super) fn watch_order(&self, ctx: &mut Context<Self>) -> Watch {
         let me = ctx.address();
         Watch {
             torrent: self.id,
-            info: self.swarm_info(),
+            info: self.info.clone(),
             me: Me { peer_id: self.me, port: self.shared.port(), key: self.key },
             progress: self.progress.subscribe(),
             found: me.clone().recipient(),
@@ -236,6 +227,19 @@ impl Torrent {
         };
         self.progress.send_if_modified(|old| std::mem::replace(old, progress.clone()) != progress);
     }
+}
+
+/// What plugins may know of a torrent before it is opened.
+pub(super) fn first_info(spec: &TorrentSpec) -> SwarmInfo {
+    let (mut trackers, link) = match &spec.source {
+        Source::File(metainfo) => (metainfo.trackers.clone(), None),
+        Source::Link(link) => (link.trackers.iter().map(|url| vec![url.clone()]).collect(), Some(link.clone())),
+    };
+    if !spec.trackers.is_empty() {
+        trackers.push(spec.trackers.clone());
+    }
+    let (trackers, peers) = (trackers.into(), spec.peers.clone().into());
+    SwarmInfo { trackers, peers, link, ..SwarmInfo::new(spec.source.info_hashes()) }
 }
 
 /// Pieces that are not wanted as usual: a piece is wanted as much as the most wanted file it touches.

@@ -8,6 +8,7 @@ mod hostile;
 mod life;
 mod manners;
 mod scale;
+mod slowness;
 mod trading;
 
 use std::time::Duration;

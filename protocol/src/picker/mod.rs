@@ -102,6 +102,15 @@ pub struct Availability {
     pub distributed_copies: f64,
 }
 
+/// What the peers could still give.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Wanted pieces that are missing and that nobody holds.
+    pub unheld: u32,
+    /// Peers that hold nothing of what is missing.
+    pub useless: Vec<PeerKey>,
+}
+
 /// A piece that is begun, for show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialPiece {
@@ -256,6 +265,14 @@ impl Picker {
     /// Copies of a piece among the peers; 0 if there is none such.
     pub fn copies(&self, piece: PieceIndex) -> u32 {
         if self.geometry.contains(piece) { self.seeds + self.rarity.copies(piece) } else { 0 }
+    }
+
+    /// What the peers could still give. O(missing pieces).
+    pub fn survey(&self) -> Survey {
+        let nobody_has = |piece: &PieceIndex| self.copies(*piece) == 0;
+        let unheld = self.missing.iter().filter(nobody_has).count() as u32;
+        let useless = self.peers.keys().copied().filter(|peer| !self.is_interesting(*peer)).collect();
+        Survey { unheld, useless }
     }
 
     /// Panics if anything kept incrementally differs from what follows from the rest. For tests: it looks at

@@ -387,6 +387,22 @@ fn availability_counts_copies() {
 }
 
 #[test]
+fn a_survey_says_what_nobody_has_and_who_is_no_use() {
+    let mut picker = picker(4, 1);
+    assert_eq!((picker.survey().unheld, picker.survey().useless), (4, vec![]));
+    join(&mut picker, A, &pieces(&[0, 1]));
+    join(&mut picker, B, &Haves::None);
+    assert_eq!((picker.survey().unheld, picker.survey().useless), (2, vec![B]));
+    picker.add_have(PieceIndex(0));
+    picker.add_have(PieceIndex(1));
+    assert_eq!((picker.survey().unheld, picker.survey().useless), (2, vec![A, B]));
+    picker.set_priority(2..3, Priority::Skip);
+    assert_eq!(picker.survey().unheld, 1);
+    join(&mut picker, C, &Haves::All);
+    assert_eq!((picker.survey().unheld, picker.survey().useless), (0, vec![A, B]));
+}
+
+#[test]
 fn empty_and_misfit_torrents_do_no_harm() {
     let mut p = Picker::new(Geometry::new(0, 16).unwrap(), Bitfield::new(99), 1);
     join(&mut p, A, &Haves::All);
