@@ -17,6 +17,7 @@ pub mod magnet;
 pub mod mainline;
 pub mod pex;
 pub mod process;
+mod sockets;
 #[cfg(test)]
 mod testing;
 pub mod udp_tracker;

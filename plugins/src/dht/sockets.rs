@@ -8,6 +8,8 @@ use castanet_core::seams::{
 };
 use castanet_protocol::dht::Families;
 
+use crate::sockets::shared;
+
 /// The largest datagram that is read: more than any node sends.
 const LARGEST: usize = 4096;
 
@@ -42,16 +44,14 @@ impl Sockets {
     pub(super) async fn open(means: &Means) -> Result<Self, String> {
         let (asked, mut all, mut trouble) = (wanted(means), Vec::new(), None);
         for addr in &asked {
-            let mut opened = means.datagrams.shared(*addr, Protocol::Dht).await;
-            if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) && addr.port() != 0 {
-                opened = means.datagrams.shared(SocketAddr::new(addr.ip(), 0), Protocol::Dht).await;
-                if let Ok(socket) = &opened {
-                    let (theirs, ours) = (addr.port(), socket.local_addr().port());
-                    trouble = Some(format!("another program has UDP port {theirs}, so it uses {ours}"));
+            match shared(means, *addr, Protocol::Dht).await {
+                Ok(socket) => {
+                    let (asked, given) = (addr.port(), socket.local_addr().port());
+                    if asked != 0 && asked != given {
+                        trouble = Some(format!("another program has UDP port {asked}, so it uses {given}"));
+                    }
+                    all.push(socket);
                 }
-            }
-            match opened {
-                Ok(socket) => all.push(socket),
                 Err(error) if trouble.is_none() => trouble = Some(format!("no UDP socket at {addr}: {error}")),
                 Err(_) => {}
             }

@@ -1,7 +1,8 @@
 //! UDP trackers: `udp:` announce URLs (BEP 12, 15, 41), and their numbers.
 //!
 //! The datagrams and the schedule are `castanet_protocol::tracker`'s; following the schedule is `Announcer`'s. All
-//! torrents share one `Socket` per address family, and the connection ids that trackers granted.
+//! torrents share one `Socket` for each of our addresses, the session's UDP socket if possible, and the connection ids
+//! that trackers granted.
 
 mod socket;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use castanet_core::{
     Moment,
     seams::{
+        datagrams::Protocol,
         discovery::{Discovery, DiscoveryError, Settings, SwarmSize},
         means::Means,
     },
@@ -29,7 +31,10 @@ use castanet_protocol::tracker::{
 use tokio::time::timeout;
 
 use self::socket::Socket;
-use crate::announcer::{Announcer, Ask, Failure, Family, Target};
+use crate::{
+    announcer::{Announcer, Ask, Failure, Target},
+    sockets::{shared, way_to},
+};
 
 /// The name under which it is registered.
 pub const NAME: &str = "udp-tracker";
@@ -48,7 +53,8 @@ type Connection = tokio::sync::Mutex<Option<(u64, Moment)>>;
 #[derive(Debug)]
 struct Udp {
     means: Means,
-    sockets: [tokio::sync::Mutex<Option<Arc<Socket>>>; 2],
+    /// By our own address; the lock is held while one is opened.
+    sockets: tokio::sync::Mutex<BTreeMap<SocketAddr, Arc<Socket>>>,
     connections: Mutex<BTreeMap<SocketAddr, Arc<Connection>>>,
     random: Mutex<fastrand::Rng>,
 }
@@ -192,30 +198,28 @@ impl Udp {
 
     /// Sends what `make` makes of a transaction id until an answer comes.
     async fn exchange(&self, to: SocketAddr, make: impl Fn(u32) -> Vec<u8> + Send) -> Result<Reply, Trouble> {
-        let family = Family::of(to.ip());
-        let socket = self.socket(family).await?;
+        let from = way_to(&self.means, to)?;
+        let socket = self.socket(from).await?;
         let transaction = self.draw(|random| random.u32(..));
         match socket.exchange(to, transaction, &make(transaction)).await {
-            Ok(reply) => Ok(udp::parse_reply(&reply, family == Family::V6)?),
+            Ok(reply) => Ok(udp::parse_reply(&reply, to.is_ipv6())?),
             Err(error) => {
-                // The network may have changed under the socket: the next one is bound anew.
-                let mut held = self.sockets[family as usize].lock().await;
-                held.take_if(|held| Arc::ptr_eq(held, &socket));
+                // The network may have changed under the socket: the next one is opened anew.
+                self.sockets.lock().await.retain(|_, held| !Arc::ptr_eq(held, &socket));
                 Err(error.into())
             }
         }
     }
 
-    async fn socket(&self, family: Family) -> io::Result<Arc<Socket>> {
-        let mut held = self.sockets[family as usize].lock().await;
-        if let Some(socket) = &*held {
+    async fn socket(&self, from: SocketAddr) -> io::Result<Arc<Socket>> {
+        let mut held = self.sockets.lock().await;
+        if let Some(socket) = held.get(&from) {
             return Ok(socket.clone());
         }
-        let local = self.means.bind.iter().find(|bind| Family::of(bind.ip()) == family);
-        let local =
-            local.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "we have no such address family"))?;
-        let socket = Arc::new(Socket::new(self.means.datagrams.bind(*local).await?));
-        *held = Some(socket.clone());
+        // A session listens at other addresses when its network has changed: what nobody uses goes.
+        held.retain(|_, socket| Arc::strong_count(socket) > 1);
+        let socket = Arc::new(Socket::new(shared(&self.means, from, Protocol::Tracker).await?));
+        held.insert(from, socket.clone());
         Ok(socket)
     }
 }
