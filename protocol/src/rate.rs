@@ -69,8 +69,8 @@ impl Meter {
 pub struct TokenBucket {
     /// Bytes a second; `None` lets everything through.
     rate: Option<u64>,
-    /// When everything taken so far is paid for. In the past: savings. In the future: debt.
-    paid: Moment,
+    /// When all that can be saved up will be. Later than [`BURST`] from now: debt.
+    full: Moment,
 }
 
 /// How long the bucket saves up.
@@ -79,7 +79,12 @@ pub const BURST: Duration = Duration::from_millis(250);
 impl TokenBucket {
     /// A bucket of so many bytes a second without savings; `None` is no limit, 0 counts as 1.
     pub fn new(rate: Option<u64>, now: Moment) -> Self {
-        Self { rate: rate.map(|rate| rate.max(1)), paid: now }
+        Self { full: now + BURST, ..Self::full(rate, now) }
+    }
+
+    /// The same with all the savings that there can be.
+    pub fn full(rate: Option<u64>, now: Moment) -> Self {
+        Self { rate: rate.map(|rate| rate.max(1)), full: now }
     }
 
     /// The limit in bytes a second.
@@ -89,15 +94,16 @@ impl TokenBucket {
 
     /// Changes the limit. Bytes owed stay owed, at the new rate.
     pub fn set_rate(&mut self, rate: Option<u64>, now: Moment) {
-        let owed = self.rate.map_or(0, |old| u128::from(old) * self.paid.since(now).as_nanos() / u128::from(NANOS));
+        let owed =
+            self.rate.map_or(0, |old| u128::from(old) * self.full.since(now + BURST).as_nanos() / u128::from(NANOS));
         *self = Self::new(rate, now);
         self.charge(u64::try_from(owed).unwrap_or(u64::MAX), now);
     }
 
     /// Takes `bytes`, or says when to ask again. Those who must ask again have taken nothing.
     pub fn take(&mut self, bytes: u64, now: Moment) -> Result<(), Moment> {
-        if self.rate.is_some() && self.paid > now {
-            return Err(self.paid);
+        if self.rate.is_some() && self.full > now + BURST {
+            return Err(self.full - BURST);
         }
         self.charge(bytes, now);
         Ok(())
@@ -107,8 +113,8 @@ impl TokenBucket {
     /// who wait are served in the order in which they came.
     pub fn charge(&mut self, bytes: u64, now: Moment) -> Moment {
         let Some(rate) = self.rate else { return now };
-        let turn = self.paid.max(now);
-        self.paid = self.paid.max(now - BURST) + at_rate(bytes, rate);
+        let turn = (self.full - BURST).max(now);
+        self.full = self.full.max(now) + at_rate(bytes, rate);
         turn
     }
 }

@@ -117,6 +117,7 @@ class Process:
             prefix += ["taskset", "--cpu-list", ",".join(map(str, cores))]
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "CASTANET_"))}
         environment |= {"HOME": str(self.home), "TMPDIR": str(self.home), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+        self.started = time.monotonic()
         with open(self.log, "wb") as log:
             self.child = subprocess.Popen(
                 [*prefix, *map(str, command)], env=environment, cwd=self.home, stdout=log, stderr=log,

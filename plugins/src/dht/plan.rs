@@ -2,7 +2,8 @@
 //!
 //! Looking up is for those who want peers: at once, then after pauses that grow. Announcing is for those who can be
 //! reached: at once, again before the nodes forget us (BEP 5 gives them no time, common ones keep us for half an hour),
-//! and anew whenever what was said is no longer true. Each announcement is a look-up, too.
+//! and anew whenever what was said is no longer true. Each announcement is a look-up, too. The size of the swarm is asked
+//! for in look-ups of their own: common nodes tell either that or peers.
 
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ const USUAL_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long an announcement holds, of which up to a quarter is taken off so that torrents do not come all at once.
 const ANNOUNCED: Duration = Duration::from_secs(20 * 60);
-/// How often the size of the swarm is asked for (BEP 33).
+/// How often the size of the swarm is asked for (BEP 33), and how soon again if nobody told.
 const SIZE_EVERY: Duration = Duration::from_secs(30 * 60);
+const SIZE_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// The plan for one torrent.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(super) struct Plan {
 pub(super) struct Due {
     /// Announce at the end.
     pub(super) announce: bool,
-    /// Ask for the size of the swarm.
+    /// Ask for the size of the swarm, and nothing else.
     pub(super) scrape: bool,
 }
 
@@ -64,20 +66,29 @@ impl Plan {
 
     /// When there is something to do.
     pub(super) fn deadline(&self, wanted: bool) -> Moment {
+        match self.peers_due(wanted) {
+            // The size alone is not worth a look-up.
+            Moment::NEVER => Moment::NEVER,
+            due => due.min(self.size_at),
+        }
+    }
+
+    fn peers_due(&self, wanted: bool) -> Moment {
         if wanted { self.announce_at.min(self.search_at) } else { self.announce_at }
     }
 
     /// What to begin now, if anything; to be followed by [`Plan::done`].
     pub(super) fn begin(&mut self, wanted: bool, now: Moment) -> Option<Due> {
-        let due = Due { announce: self.announce_at <= now, scrape: self.size_at <= now };
         (self.is_outdated, self.is_hopeful) = (false, false);
-        (self.deadline(wanted) <= now).then_some(due)
+        let scrape = self.peers_due(wanted) > now;
+        (self.deadline(wanted) <= now).then_some(Due { announce: !scrape && self.announce_at <= now, scrape })
     }
 
     /// This was done: `announced` nodes took the announcement, `found` peers came of it, and perhaps the size was told.
     pub(super) fn done(&mut self, due: Due, announced: usize, found: usize, sized: bool, now: Moment) {
-        if sized {
-            self.size_at = now + SIZE_EVERY;
+        if due.scrape {
+            self.size_at = now + if sized { SIZE_EVERY } else { SIZE_AGAIN };
+            return;
         }
         if found > 0 {
             self.pause = self.pause.max(USUAL_PAUSE);
@@ -131,9 +142,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// A plan that is about peers alone.
+    fn of_peers(reachable: bool, seed: u64) -> Plan {
+        Plan { size_at: Moment::NEVER, ..Plan::new(reachable, seed) }
+    }
+
     #[test]
     fn who_wants_peers_looks_up_with_growing_pauses() {
-        let mut plan = Plan::new(false, 1);
+        let mut plan = of_peers(false, 1);
         let (mut now, mut pauses) = (Moment::from_secs(5), Vec::new());
         for found in [0, 0, 0, 7, 1, 0, 0] {
             let due = plan.begin(true, now).unwrap();
@@ -152,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_first_find_makes_the_pause_usual() {
-        let mut plan = Plan::new(false, 2);
+        let mut plan = of_peers(false, 2);
         let due = plan.begin(true, Moment::ZERO).unwrap();
         plan.done(due, 0, 3, false, Moment::ZERO);
         assert!((60..=75).contains(&plan.deadline(true).since(Moment::ZERO).as_secs()));
@@ -162,7 +178,7 @@ mod tests {
 
     #[test]
     fn who_can_be_reached_announces_before_it_is_forgotten() {
-        let mut plan = Plan::new(true, 3);
+        let mut plan = of_peers(true, 3);
         let mut now = Moment::from_secs(1);
         for _ in 0..50 {
             let due = plan.begin(false, now).unwrap();
@@ -178,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_announcement_that_nobody_took_is_tried_again_soon() {
-        let mut plan = Plan::new(true, 4);
+        let mut plan = of_peers(true, 4);
         let mut now = Moment::ZERO;
         for pause in [10, 20, 40, 80, 160, 300, 300] {
             let due = plan.begin(false, now).unwrap();
@@ -194,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_happens_meanwhile_is_not_forgotten() {
-        let mut plan = Plan::new(true, 6);
+        let mut plan = of_peers(true, 6);
         let due = plan.begin(true, Moment::ZERO).unwrap();
         plan.announce_anew(Moment::from_secs(1));
         plan.done(due, 8, 5, false, Moment::from_secs(2));
@@ -203,7 +219,7 @@ mod tests {
         plan.done(due, 8, 5, false, Moment::from_secs(4));
         assert!(plan.deadline(false) > Moment::from_secs(60));
 
-        let mut plan = Plan::new(true, 7);
+        let mut plan = of_peers(true, 7);
         let due = plan.begin(true, Moment::ZERO).unwrap();
         plan.hope(Moment::from_secs(1));
         plan.done(due, 0, 0, false, Moment::from_secs(5));
@@ -214,15 +230,23 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_asked_for_now_and_then() {
-        let mut plan = Plan::new(false, 5);
-        let due = plan.begin(true, Moment::ZERO).unwrap();
-        assert!(due.scrape);
-        plan.done(due, 0, 0, false, Moment::ZERO);
-        let due = plan.begin(true, Moment::from_secs(60)).unwrap();
-        assert!(due.scrape, "nobody told");
-        plan.done(due, 0, 0, true, Moment::from_secs(60));
-        assert!(!plan.begin(true, Moment::from_secs(600)).unwrap().scrape);
-        assert!(plan.begin(true, Moment::from_secs(60 + 30 * 60)).unwrap().scrape);
+    fn the_size_is_asked_for_now_and_then_and_after_peers() {
+        let mut plan = Plan::new(true, 5);
+        let mut now = Moment::from_secs(1);
+        let due = plan.begin(true, now).unwrap();
+        assert_eq!(due, Due { announce: true, scrape: false });
+        plan.done(due, 8, 3, false, now);
+        let mut size = |told, pause: u64| {
+            let due = plan.begin(false, now).unwrap();
+            assert_eq!(due, Due { announce: false, scrape: true });
+            plan.done(due, 0, 0, told, now);
+            assert_eq!(plan.begin(false, now), None);
+            now += Duration::from_secs(pause);
+        };
+        size(false, 5 * 60);
+        size(true, 30 * 60);
+        assert!(plan.begin(false, now).unwrap().announce, "peers go first");
+        let mut nobody = Plan::new(false, 6);
+        assert_eq!(nobody.begin(false, now), None, "the size alone is not worth a look-up");
     }
 }

@@ -98,7 +98,8 @@ impl Work {
             if round.is_none() && self.told.status.open {
                 round = self.plan.begin(wanted, now).map(|due| self.start(due));
             }
-            if let Some(round) = round.as_mut().filter(|round| !wanted && !round.due.announce) {
+            let is_for_peers_alone = |round: &&mut Round| !round.due.announce && !round.due.scrape;
+            if let Some(round) = round.as_mut().filter(|round| !wanted && is_for_peers_alone(round)) {
                 round.cut_short();
             }
             let wake = match &round {

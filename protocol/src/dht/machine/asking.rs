@@ -15,7 +15,7 @@ use fastrand::Rng;
 use super::{Dht, DhtOutput, side_of};
 use crate::{
     dht::{Ask, Body, Message, Query, Want, krpc::VERSION},
-    rate::{BURST, TokenBucket},
+    rate::TokenBucket,
 };
 
 /// When a question is late, as long as little is known of round trips, and at most.
@@ -68,8 +68,9 @@ impl Asking {
     pub(super) fn new(now: Moment) -> Self {
         Self {
             pending: BTreeMap::new(),
-            due: BTreeSet::new(), // With savings, so that joining is not slowed down.
-            rate: TokenBucket::new(Some(RATE), now - BURST),
+            due: BTreeSet::new(),
+            // With savings, so that joining is not slowed down.
+            rate: TokenBucket::full(Some(RATE), now),
             count: 0,
             trip: (LATE_AT_MOST, Duration::ZERO),
         }

@@ -154,7 +154,9 @@ impl Dht {
             self.start_waiting(now);
             self.starved = None;
             let mut moved = false;
-            for key in self.running.keys().copied().collect::<Vec<_>>() {
+            // Whoever follows the last one that asked, or else a search that needs much would starve the others.
+            let (before, after): (Vec<u64>, Vec<u64>) = self.running.keys().partition(|key| **key <= self.last_asked);
+            for key in after.into_iter().chain(before) {
                 if let Err(later) = self.asking.may_ask(now) {
                     self.starved = Some(later);
                     return;
@@ -169,6 +171,7 @@ impl Dht {
                         Owner::Join | Owner::Refresh => Ask::FindNode { target },
                     };
                     self.ask(to, ask, self.want(owner), Purpose::Search(key), now);
+                    self.last_asked = key;
                     moved = true;
                 } else if running.search.is_done() {
                     self.conclude(key, now);

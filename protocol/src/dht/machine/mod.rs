@@ -160,6 +160,8 @@ pub struct Dht {
     waiting: [VecDeque<Waiting>; 2],
     /// Grows with each look-up and search.
     names: u64,
+    /// The search that asked last.
+    last_asked: u64,
     /// When to look after tables and waiting searches again.
     tick: Moment,
     /// When the next question may be asked, if one waits for it.
@@ -190,6 +192,7 @@ impl Dht {
             running: BTreeMap::new(),
             waiting: Default::default(),
             names: 0,
+            last_asked: 0,
             tick: now + TICK,
             starved: None,
             bootstrapped: false,

@@ -56,6 +56,8 @@ pub(super) struct Side {
     pub(super) table: Table,
     votes: Votes,
     external: Option<SocketAddr>,
+    /// Where the last answer says that we are. Good enough for not asking ourselves.
+    claimed: Option<SocketAddr>,
     /// Nodes of last time, later of some minutes ago.
     noted: Vec<Node>,
     noted_at: Moment,
@@ -78,6 +80,7 @@ impl Side {
             table,
             votes: Votes::default(),
             external: None,
+            claimed: None,
             noted: nodes,
             noted_at: now,
             contacts: VecDeque::new(),
@@ -130,7 +133,7 @@ impl Side {
 
     /// Is this us, as far as we know?
     pub(super) fn is_us(&self, node: &Node) -> bool {
-        node.id == self.table.own() || self.external == Some(node.addr)
+        node.id == self.table.own() || [self.external, self.claimed].contains(&Some(node.addr))
     }
 
     pub(super) fn check_invariants(&self) {
@@ -286,6 +289,7 @@ impl Dht {
         let side = &mut self.sides[at];
         side.table.answered(node, now);
         let Some(our_addr) = our_addr else { return };
+        side.claimed = Some(our_addr);
         side.votes.cast(node.addr, our_addr);
         let Some(winner) = side.votes.winner() else { return };
         let known = side.external.replace(winner);
