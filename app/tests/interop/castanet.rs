@@ -1,6 +1,6 @@
 //! The program under test, by its contract: arguments, JSON events, exit codes.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::process::Command;
 
@@ -63,7 +63,7 @@ impl Castanet {
     }
 
     /// Waits until peers can connect at this address.
-    pub(crate) fn wait_until_listening_at(&mut self, address: SocketAddrV4) -> Result<()> {
+    pub(crate) fn wait_until_listening_at(&mut self, address: impl Into<SocketAddr>) -> Result<()> {
         self.process.still_running()?;
         wait_for_listener(address)
     }

@@ -56,7 +56,7 @@ fn castanets_node_answers_and_its_seed_is_found() {
         let dht = Dht::start(world, NODES)?;
         let options = ["--listen", HERE, "--plugins", "dht", "--dht-bootstrap", &dht.nodes[0].to_string()];
         let mut seed = Castanet::seed_freely(world, &torrent.file, &torrent.folder, &options)?;
-        seed.wait_until_listening_at(HERE.parse()?)?;
+        seed.wait_until_listening_at(HERE.parse::<SocketAddrV4>()?)?;
         let folder = world.folder("leech")?;
         let node = json!({ "dht": [HERE] });
         let mut leech = Session::magnet(world, &link(&torrent, ""), &folder, there(101), &node)?;

@@ -1,7 +1,7 @@
 //! Each way of finding peers alone, with real programs on the other side; and links whose torrent comes from peers.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -23,7 +23,7 @@ pub(crate) fn link(torrent: &Torrent, more: &str) -> String {
 }
 
 /// The plugin's entry in the summary.
-fn report<'a>(events: &'a [Value], plugin: &'a str) -> Result<&'a Value> {
+pub(crate) fn report<'a>(events: &'a [Value], plugin: &'a str) -> Result<&'a Value> {
     let summary = named(events, "summary").next().context("no summary")?;
     let mut plugins = summary["plugins"].as_array().context("no plugins in the summary")?.iter();
     plugins.find(|report| report["plugin"] == plugin).with_context(|| format!("nothing about {plugin} in {summary}"))
@@ -144,7 +144,12 @@ fn udp_tracker_alone() {
 }
 
 /// A libtorrent seed that uses no discovery at all.
-pub(crate) fn lonely_seed(world: &World, torrent: &Torrent, address: SocketAddrV4, more: &Value) -> Result<Session> {
+pub(crate) fn lonely_seed(
+    world: &World,
+    torrent: &Torrent,
+    address: impl Into<SocketAddr>,
+    more: &Value,
+) -> Result<Session> {
     let mut seed = Session::start(world, torrent, &torrent.folder, address, more)?;
     seed.complete()?;
     Ok(seed)

@@ -14,6 +14,7 @@ mod world;
 mod dht;
 mod discovery;
 mod formats;
+mod gossip;
 mod kills;
 mod sanity;
 mod scale;

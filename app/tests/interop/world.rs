@@ -3,18 +3,19 @@
 //! The namespace lives as long as its keeper, a child that waits for its input to end, so nothing is left behind even
 //! when the test itself is killed. The thread of the test moves into the namespace: every socket it opens and every
 //! child it starts is in it. Addresses are `10.77.0.1` to `.20` beside `127.0.0.1`, because several programs take two
-//! peers with one address for the same peer, and Transmission never dials 127/8.
+//! peers with one address for the same peer, and Transmission never dials 127/8. A [`Neighbour`] is a second machine on
+//! one wire with it, for what does not work on `lo` alone: multicast.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -23,6 +24,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much of a log is printed when a test fails.
 const LOG_TAIL: usize = 6_000;
+
+/// Where the world is on the wire to its neighbour, and where the neighbour is; the latter in IPv6, too.
+pub(crate) const HERE: [&str; 2] = ["192.168.77.1", "fd77::1"];
+pub(crate) const NEXT_DOOR: [&str; 2] = ["192.168.77.2", "fd77::2"];
 
 const KEEPER: &str =
     "ip link set lo up && for n in $(seq 1 20); do ip addr add 10.77.0.$n/24 dev lo; done && echo ready && exec cat";
@@ -49,32 +54,81 @@ pub(crate) struct World {
     failed: bool,
 }
 
+/// Starts a child in a network namespace of its own, which ends with the child: that with its input.
+fn keep(script: &str) -> Result<Child> {
+    let mut keeper = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("setpriv and unshare (util-linux) make the network namespaces")?;
+    let mut said = String::new();
+    if let Some(stdout) = keeper.stdout.take() {
+        BufReader::new(stdout).read_line(&mut said)?;
+    }
+    if said.trim() != "ready" {
+        let mut why = String::new();
+        if let Some(mut stderr) = keeper.stderr.take() {
+            stderr.read_to_string(&mut why)?;
+        }
+        keeper.wait()?;
+        bail!("no network namespace ({}); run ./check, or run this as root", why.trim());
+    }
+    Ok(keeper)
+}
+
+/// Moves the calling thread into the namespace of a keeper.
+fn enter(keeper: &Child) -> Result<()> {
+    let inside = File::open(format!("/proc/{}/ns/net", keeper.id()))?;
+    Ok(move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+/// A second namespace, joined to the world's by a wire (a veth pair) whose ends are named `lan`.
+pub(crate) struct Neighbour<'a> {
+    world: &'a World,
+    keeper: Child,
+}
+
+impl Neighbour<'_> {
+    /// Does something from there: what it starts runs there.
+    pub(crate) fn at<T>(&self, visit: impl FnOnce() -> Result<T>) -> Result<T> {
+        enter(&self.keeper)?;
+        let outcome = visit();
+        enter(&self.world.keeper)?;
+        outcome
+    }
+}
+
+impl Drop for Neighbour<'_> {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
 impl World {
     fn new() -> Result<World> {
         let outside = File::open("/proc/thread-self/ns/net")?;
-        let mut keeper = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", KEEPER])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("setpriv and unshare (util-linux) make the network namespaces")?;
-        let mut said = String::new();
-        if let Some(stdout) = keeper.stdout.take() {
-            BufReader::new(stdout).read_line(&mut said)?;
-        }
-        if said.trim() != "ready" {
-            let mut why = String::new();
-            if let Some(mut stderr) = keeper.stderr.take() {
-                stderr.read_to_string(&mut why)?;
-            }
-            keeper.wait()?;
-            bail!("no network namespace ({}); run ./check, or run this as root", why.trim());
-        }
-        let inside = File::open(format!("/proc/{}/ns/net", keeper.id()))?;
-        move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let keeper = keep(KEEPER)?;
+        enter(&keeper)?;
         let home = tempfile::Builder::new().prefix("castanet-interop-").tempdir()?;
         Ok(World { home, keeper, outside, hosts: Cell::new(1), logs: RefCell::default(), failed: false })
+    }
+
+    /// A neighbour on the same wire, at [`HERE`] and [`NEXT_DOOR`].
+    pub(crate) fn neighbour(&self) -> Result<Neighbour<'_>> {
+        let up = |[v4, v6]: [&str; 2]| {
+            format!("ip addr add {v4}/24 dev lan && ip addr add {v6}/64 dev lan nodad && ip link set lan up")
+        };
+        let world = self.keeper.id();
+        let keeper = keep(&format!(
+            "ip link set lo up && ip link add lan type veth peer name lan netns {world} && {} && echo ready && exec cat",
+            up(NEXT_DOOR)
+        ))?;
+        let here = Command::new("sh").args(["-c", &up(HERE)]).output()?;
+        ensure!(here.status.success(), "the wire: {}", String::from_utf8_lossy(&here.stderr));
+        Ok(Neighbour { world: self, keeper })
     }
 
     /// A new folder of this name.
@@ -239,7 +293,8 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> 
 }
 
 /// Waits until a program of this world listens at `address` (TCP), without connecting to it.
-pub(crate) fn wait_for_listener(address: SocketAddrV4) -> Result<()> {
+pub(crate) fn wait_for_listener(address: impl Into<SocketAddr>) -> Result<()> {
+    let address = address.into();
     wait_until(&format!("something listens at {address}"), || {
         let port = format!(":{:04X}", address.port());
         let listens = |table: String| {

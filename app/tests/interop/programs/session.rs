@@ -1,7 +1,7 @@
 //! libtorrent sessions with whatever discovery a test wants, driven by `scripts/session.py`; and a DHT of many of them,
 //! by `scripts/dht.py`.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::libtorrent::script;
 use crate::payload::Torrent;
-use crate::world::{Process, World, wait_until};
+use crate::world::{Process, World, wait_for_listener, wait_until};
 
 /// A libtorrent session with one torrent.
 pub(crate) struct Session {
     process: Process,
     /// Where it listens.
-    pub(crate) address: SocketAddrV4,
+    pub(crate) address: SocketAddr,
 }
 
 impl Session {
@@ -24,7 +24,7 @@ impl Session {
         world: &World,
         torrent: &Torrent,
         folder: &Path,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         more: &Value,
     ) -> Result<Session> {
         Self::start_with(world, address, folder, &json!({ "torrent": torrent.file }), more)
@@ -35,7 +35,7 @@ impl Session {
         world: &World,
         link: &str,
         folder: &Path,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         more: &Value,
     ) -> Result<Session> {
         Self::start_with(world, address, folder, &json!({ "magnet": link }), more)
@@ -43,11 +43,12 @@ impl Session {
 
     fn start_with(
         world: &World,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         folder: &Path,
         source: &Value,
         more: &Value,
     ) -> Result<Session> {
+        let address = address.into();
         let mut config = json!({ "address": address.to_string(), "folder": folder });
         for entries in [source, more] {
             for (key, value) in entries.as_object().context("an object")? {
@@ -57,6 +58,12 @@ impl Session {
         let mut command = script("session.py");
         command.arg(config.to_string());
         Ok(Session { process: world.start("libtorrent", &mut command)?, address })
+    }
+
+    /// Waits until peers can connect.
+    pub(crate) fn listens(self) -> Result<Session> {
+        wait_for_listener(self.address)?;
+        Ok(self)
     }
 
     /// Waits until the torrent is complete.

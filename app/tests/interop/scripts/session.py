@@ -18,7 +18,7 @@ def settings(address, nodes):
     category = lt.alert_category
     return {
         "listen_interfaces": address,
-        "outgoing_interfaces": address.rsplit(":", 1)[0],
+        "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
         "enable_dht": nodes is not None,
         "dht_bootstrap_nodes": "",
         "dht_restrict_routing_ips": False,
