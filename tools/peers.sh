@@ -47,7 +47,7 @@ if ! "$peers/venv/bin/python" -c 'import libtorrent; assert libtorrent.__version
     "$peers/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'libtorrent==2.1.*'
 fi
 
-modules=(bittorrent-tracker@11.2.3 webtorrent-fixtures@2.0.3 create-torrent@6.1.3)
+modules=(bittorrent-tracker@11.2.3 bittorrent-dht@11.0.12 webtorrent-fixtures@2.0.3 create-torrent@6.1.3)
 if [[ $(cat "$peers/node_modules/.castanet" 2>/dev/null) != "${modules[*]}" ]]; then
     echo "Installing from npm into $peers: ${modules[*]}"
     # Without scripts: one would compile WebRTC, which no test uses.

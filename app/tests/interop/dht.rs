@@ -1,4 +1,4 @@
-//! The DHT among real nodes: libtorrent sessions on 127.0.0.x, and Castanet as one of them.
+//! The DHT among real nodes on 127.0.0.x: libtorrent sessions, npm's bittorrent-dht, and Castanet as one of them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::castanet::Castanet;
 use crate::discovery::{found_by_alone, link, lonely_seed, timeline_adds_up};
 use crate::payload::{self, Shape};
+use crate::programs::bittorrent_dht::BittorrentDht;
 use crate::programs::session::{Dht, Session};
 use crate::world;
 
@@ -65,5 +66,51 @@ fn castanets_node_answers_and_its_seed_is_found() {
         seed.interrupt()?;
         drop(leech);
         torrent.same_in(&folder, false)
+    });
+}
+
+/// Addresses for nodes of bittorrent-dht.
+fn nodes(count: u8) -> Vec<String> {
+    (0..count).map(|at| format!("127.0.0.{}:7800", 40 + at)).collect()
+}
+
+/// A node of bittorrent-dht announces a peer; Castanet knows the info-hash and another of its nodes.
+#[test]
+fn found_through_bittorrent_dht() {
+    world::test(|world| -> Result<()> {
+        let torrent = payload::make(world, Shape::OneFile, 33, 16 * 1024, &[])?;
+        let nodes = nodes(8);
+        let at = Ipv4Addr::new(127, 0, 0, 47);
+        let seed = lonely_seed(world, &torrent, SocketAddrV4::new(at, 6947), &json!({}))?;
+        let announce = json!({ "info_hash": torrent.info_hash, "port": seed.address.port() });
+        let mut others = BittorrentDht::start(world, &json!({ "nodes": nodes, "announce": announce }))?;
+        others.announced()?;
+        let folder = world.folder("get")?;
+        let options = ["--listen", HERE, "--plugins", "dht", "--dht-bootstrap", &nodes[0]];
+        let events = Castanet::get_freely(world, &link(&torrent, ""), &folder, &options)?.complete()?;
+        found_by_alone(&events, "dht")?;
+        torrent.same_in(&folder, false)
+    });
+}
+
+/// Castanet announces its seed; a node of bittorrent-dht knows the info-hash, and of the DHT nobody but Castanet.
+#[test]
+fn bittorrent_dht_finds_a_seed_through_castanets_node() {
+    world::test(|world| -> Result<()> {
+        let torrent = payload::make(world, Shape::OneFile, 34, 16 * 1024, &[])?;
+        let nodes = nodes(8);
+        let mut others = BittorrentDht::start(world, &json!({ "nodes": nodes }))?;
+        others.know(2)?;
+        let options = ["--listen", HERE, "--plugins", "dht", "--dht-bootstrap", &nodes[0]];
+        let mut seed = Castanet::seed_freely(world, &torrent.file, &torrent.folder, &options)?;
+        let here = HERE.parse::<SocketAddrV4>()?;
+        seed.wait_until_listening_at(here)?;
+        let stranger =
+            json!({ "nodes": ["127.0.0.60:7800"], "know": [HERE], "find": torrent.info_hash });
+        let mut stranger = BittorrentDht::start(world, &stranger)?;
+        stranger.finds(here)?;
+        // It has learnt of the others by our node alone.
+        stranger.know(5)?;
+        seed.interrupt()
     });
 }

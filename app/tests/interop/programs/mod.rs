@@ -12,6 +12,7 @@ use crate::payload::Torrent;
 use crate::world::{Process, World, wait_for_listener, wait_until};
 
 pub(crate) mod aria2;
+pub(crate) mod bittorrent_dht;
 pub(crate) mod bittorrent_tracker;
 pub(crate) mod libtorrent;
 pub(crate) mod opentracker;
