@@ -105,8 +105,7 @@ fn bittorrent_dht_finds_a_seed_through_castanets_node() {
         let mut seed = Castanet::seed_freely(world, &torrent.file, &torrent.folder, &options)?;
         let here = HERE.parse::<SocketAddrV4>()?;
         seed.wait_until_listening_at(here)?;
-        let stranger =
-            json!({ "nodes": ["127.0.0.60:7800"], "know": [HERE], "find": torrent.info_hash });
+        let stranger = json!({ "nodes": ["127.0.0.60:7800"], "know": [HERE], "find": torrent.info_hash });
         let mut stranger = BittorrentDht::start(world, &stranger)?;
         stranger.finds(here)?;
         // It has learnt of the others by our node alone.

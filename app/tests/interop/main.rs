@@ -16,6 +16,7 @@ mod discovery;
 mod formats;
 mod gossip;
 mod kills;
+mod privacy;
 mod sanity;
 mod scale;
 mod show;

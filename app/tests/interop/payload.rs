@@ -42,7 +42,7 @@ pub(crate) fn make(world: &World, shape: Shape, seed: u64, piece_length: usize, 
     make_as(world, "v1", shape, seed, piece_length, trackers)
 }
 
-/// Like [`make`], in the `format` "v1", "v2" or "hybrid".
+/// Like [`make`], in the `format` "v1", "v2", "hybrid" or "private" (v1).
 pub(crate) fn make_as(
     world: &World,
     format: &str,

@@ -34,6 +34,7 @@ pub const NAME: &str = "dht";
 ///
 /// | setting | means | default |
 /// |---|---|---|
+/// | `always` | `true`: join the network and serve others without any torrent, too | `false` |
 /// | `bootstrap` | nodes to begin with, HOST:PORT, separated by commas; empty for none | the well-known ones |
 /// | `read_only` | `true`: ask others, but answer nobody (BEP 43) | `false` |
 ///
@@ -45,16 +46,21 @@ pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, D
         Some(list) => Hosts::parse(&list).map_err(DiscoveryError::Unusable)?,
         None => Hosts::well_known(),
     };
-    let read_only = match settings.0.remove("read_only").as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
+    let mut is_on = |key| match settings.0.remove(key).as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
         Some(other) => {
-            let text = format!("the plugin {NAME} has read_only either true or false, not {other:?}");
-            return Err(DiscoveryError::Unusable(text));
+            let text = format!("the plugin {NAME} has {key} either true or false, not {other:?}");
+            Err(DiscoveryError::Unusable(text))
         }
     };
+    let (read_only, always) = (is_on("read_only")?, is_on("always")?);
     crate::refuse_settings(NAME, &settings)?;
-    Ok(Arc::new(DhtPlugin { node: Arc::new(Node::new(means.clone(), hosts, read_only)) }))
+    let node = Arc::new(Node::new(means.clone(), hosts, read_only));
+    if always {
+        node.need();
+    }
+    Ok(Arc::new(DhtPlugin { node }))
 }
 
 #[derive(Debug)]
@@ -75,6 +81,7 @@ impl Discovery for DhtPlugin {
             return Err(DiscoveryError::Unusable("a private torrent is served by its trackers alone".into()));
         }
         let node = self.node.clone();
+        node.need();
         Ok(driven(move |finds| torrent::serve(node, swarm, finds)))
     }
     async fn run(&self) {

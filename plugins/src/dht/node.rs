@@ -42,6 +42,8 @@ struct State {
     waiting: BTreeMap<LookUpId, mpsc::Sender<Event>>,
     early: Vec<SocketAddr>,
     network_changed: bool,
+    /// There is, or was, a torrent to serve.
+    needed: bool,
     /// What the notebook has.
     saved: Option<Vec<u8>>,
 }
@@ -138,6 +140,19 @@ impl Node {
                 self.bell.notify_one();
             }
             _ => {}
+        }
+    }
+
+    /// There is a torrent to serve.
+    pub(super) fn need(&self) {
+        self.lock().needed = true;
+        self.bell.notify_one();
+    }
+
+    /// Waits for the first torrent to serve.
+    pub(super) async fn needed(&self) {
+        while !self.lock().needed {
+            self.bell.notified().await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The node's life: sockets are opened, datagrams come and go, deadlines pass, the table is saved now and then.
 //!
-//! Lasts as long as the plugin. Sockets that break, or are no longer where the session listens, are opened anew.
+//! Begins with the first torrent to serve, since who has private ones alone (BEP 27) shall not be heard of, and lasts as
+//! long as the plugin. Sockets that break, or are no longer where the session listens, are opened anew.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,8 +21,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Sockets that lasted so long were good.
 const GOOD: Duration = Duration::from_secs(60);
 
-/// Runs the node for ever.
+/// Runs the node for ever, once there is something to do.
 pub(super) async fn run(node: &Node) {
+    node.needed().await;
     let mut pause = FIRST_PAUSE;
     let mut families = None;
     loop {

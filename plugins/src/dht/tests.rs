@@ -116,7 +116,7 @@ impl Net {
 
     /// A network of hosts 1 to `count`, each of which begins with the first.
     fn hosts(&self, count: u8) -> Vec<Host> {
-        (1..=count).map(|n| self.host(n, &[("bootstrap", "10.0.1.1:6881")])).collect()
+        (1..=count).map(|n| self.host(n, &[("bootstrap", "10.0.1.1:6881"), ("always", "true")])).collect()
     }
 }
 
@@ -220,7 +220,7 @@ async fn two_torrents_find_each_other_by_the_dht_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_private_torrent_causes_not_one_datagram() {
     let net = Net::new();
-    let host = net.host(1, &[("bootstrap", "")]);
+    let host = net.host(1, &[("bootstrap", "10.0.3.1:6881")]);
     let mut private = torrent(7, PORT);
     private.info.private = true;
     private.info.nodes = vec!["10.0.2.1:6881".to_owned()].into();

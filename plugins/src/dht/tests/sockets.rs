@@ -85,7 +85,7 @@ async fn real_sockets_on_loopback_do_as_well() {
         let datagrams = Arc::new(UdpMux::new(Arc::new(castanet_transports::udp::Udp)));
         let resolver = Arc::new(FixedResolver::default());
         let means = Means { datagrams, resolver, listening, seed, ..World::new().means() };
-        let host = run(means, Arc::default(), &[("bootstrap", bootstrap)]);
+        let host = run(means, Arc::default(), &[("bootstrap", bootstrap), ("always", "true")]);
         while host.plugin.dht_port().is_none() {
             tokio::task::yield_now().await;
         }
