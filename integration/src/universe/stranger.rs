@@ -63,6 +63,14 @@ impl Stranger {
     /// If the other hangs up.
     pub async fn shake(&mut self, info_hash: [u8; 20], me: PeerId, fast: bool) -> io::Result<Handshake> {
         let reserved = if fast { Reserved([0, 0, 0, 0, 0, 0, 0, 4]) } else { Reserved::default() };
+        self.shake_as(info_hash, me, reserved).await
+    }
+
+    /// The same, claiming to understand what `reserved` says.
+    ///
+    /// # Errors
+    /// If the other hangs up.
+    pub async fn shake_as(&mut self, info_hash: [u8; 20], me: PeerId, reserved: Reserved) -> io::Result<Handshake> {
         self.say_raw(&Handshake { reserved, info_hash, peer_id: me }.to_bytes()).await?;
         loop {
             if let Some(theirs) = Handshake::parse(&self.received).map_err(io::Error::other)? {

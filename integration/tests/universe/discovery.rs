@@ -11,13 +11,13 @@ use crate::{KIB, MIB, complete, seconds};
 const PIECE: u32 = 64 * KIB as u32;
 
 /// The payload by its link, from these hosts.
-fn by_link(payload: &Payload, peers: &[&Host]) -> Torrent {
+pub(crate) fn by_link(payload: &Payload, peers: &[&Host]) -> Torrent {
     let link = Magnet::new(payload.metainfo.info_hashes);
     Torrent::from_magnet(link, "/downloads").peers(peers.iter().map(|peer| peer.addr().to_string()))
 }
 
 /// What a plugin was worth to a torrent: found, alone, useful, bytes.
-fn worth(handle: &TorrentHandle, plugin: &str) -> (u64, u64, u64, u64) {
+pub(crate) fn worth(handle: &TorrentHandle, plugin: &str) -> (u64, u64, u64, u64) {
     let state = handle.state();
     let report = state.plugins.iter().find(|report| &*report.worth.plugin.0 == plugin);
     let worth = &report.unwrap_or_else(|| panic!("no report on {plugin} in {:?}", state.plugins)).worth;

@@ -2,11 +2,13 @@
 #![allow(missing_docs)]
 
 mod churn;
+mod dht;
 mod discovery;
 mod disks;
 mod hostile;
 mod life;
 mod manners;
+mod poison;
 mod scale;
 mod slowness;
 mod trading;
