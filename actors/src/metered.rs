@@ -100,6 +100,9 @@ impl DatagramFactory for MeteredFactory {
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         self.count(self.inner.join(group, interface).await)
     }
+    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+        self.inner.ways_out()
+    }
 }
 
 #[derive(Debug)]

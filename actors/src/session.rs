@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -15,7 +15,7 @@ use actix::prelude::*;
 use castanet_core::{
     InfoHashes, PluginName, TorrentId,
     seams::{
-        discovery::{Build, DiscoveryError, Settings},
+        discovery::{Build, DiscoveryError, News, Settings},
         transport::{Listener, Transport},
     },
 };
@@ -31,7 +31,7 @@ use crate::{
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
-        discovery::CloseDiscovery,
+        discovery::{CloseDiscovery, Hear},
         session::{
             AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SessionSnapshot, SetLimits,
             Shutdown, Source, TorrentAdded,
@@ -57,6 +57,8 @@ const GOOD_BYE: Duration = Duration::from_secs(5);
 const SAVING: Duration = Duration::from_secs(30);
 /// How long a plugin may take to save what it knows.
 const SAVING_PLUGIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether the network is another one.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// The first pause before a dead plugin is made anew; it doubles with every death up to ten minutes.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -92,6 +94,8 @@ pub struct Session {
     listeners: Vec<(Listener, Arc<dyn Transport>)>,
     plugins: Vec<Hosted>,
     torrents: BTreeMap<TorrentId, Running>,
+    /// Which of our addresses led into the world when it was last looked.
+    ways_out: [Option<IpAddr>; 2],
     next: u64,
     closing: bool,
 }
@@ -109,7 +113,8 @@ impl Session {
         }
         let hosted = |registered| Hosted { registered, meter: Arc::default(), running: None, deaths: 0 };
         let plugins = plugins.into_iter().map(hosted).collect();
-        Self { shared, placement, listeners, plugins, torrents: BTreeMap::new(), next: 1, closing: false }
+        let ways_out = shared.means.datagrams.ways_out();
+        Self { shared, placement, listeners, plugins, torrents: BTreeMap::new(), ways_out, next: 1, closing: false }
     }
 
     fn start_plugin(&mut self, at: usize, ctx: &mut Context<Self>) {
@@ -145,6 +150,17 @@ impl Session {
             tell(&torrent.addr.clone().recipient(), started.clone());
         }
         hosted.running = Some((addr, started));
+    }
+
+    /// Tells the plugins when the network is another one, or is back.
+    fn look_around(&mut self) {
+        let now = self.shared.means.datagrams.ways_out();
+        if std::mem::replace(&mut self.ways_out, now) != now && now.iter().any(Option::is_some) {
+            tracing::info!(addresses = ?now.iter().flatten().collect::<Vec<_>>(), "the network has changed");
+            for (_, started) in self.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
+                tell(&started.hear, Hear(News::NetworkChanged));
+            }
+        }
     }
 
     fn start_plugin_later(&mut self, at: usize, ctx: &mut Context<Self>) {
@@ -244,6 +260,7 @@ impl Actor for Session {
         for at in 0..self.plugins.len() {
             self.start_plugin(at, ctx);
         }
+        ctx.run_interval(LOOK_AROUND, |session, _| session.look_around());
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {

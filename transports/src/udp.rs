@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -15,6 +15,27 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::multicast::Multicast;
+
+/// Addresses that are everywhere out in the world, being reserved for documentation, each with where to speak from.
+const WORLD: [(SocketAddr, SocketAddr); 2] = [
+    (v4(Ipv4Addr::UNSPECIFIED), v4(Ipv4Addr::new(192, 0, 2, 1))),
+    (v6(Ipv6Addr::UNSPECIFIED), v6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))),
+];
+
+const fn v4(ip: Ipv4Addr) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(ip), 9)
+}
+
+const fn v6(ip: Ipv6Addr) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(ip), 9)
+}
+
+/// Which of our addresses the system would choose on the way to `to`. Connecting a datagram socket sends nothing.
+fn way(from: SocketAddr, to: SocketAddr) -> io::Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind(SocketAddr::new(from.ip(), 0))?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
 
 /// Makes UDP sockets.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +56,9 @@ impl DatagramFactory for Udp {
     }
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         Ok(Arc::new(Multicast::join(canonical(group), interface.to_canonical())?))
+    }
+    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+        WORLD.map(|(from, to)| way(from, to).ok())
     }
 }
 
@@ -82,6 +106,17 @@ mod tests {
             assert_eq!(b.recv_from(&mut buffer).await.unwrap(), (3, a.local_addr()), "what does not fit is cut off");
             assert_eq!(&buffer, b"hel");
         }
+    }
+
+    #[test]
+    fn the_way_to_oneself_is_oneself_and_looking_for_ways_sends_nothing() {
+        let there = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let lo = Ipv4Addr::LOCALHOST;
+        assert_eq!(way(v4(Ipv4Addr::UNSPECIFIED), there.local_addr().unwrap()).unwrap(), IpAddr::V4(lo));
+        there.set_nonblocking(true).unwrap();
+        assert_eq!(there.recv_from(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let [v4, v6] = Udp.ways_out();
+        assert!(v4.is_none_or(|ip| ip.is_ipv4()) && v6.is_none_or(|ip| ip.is_ipv6()));
     }
 
     #[tokio::test]

@@ -80,6 +80,10 @@ impl DatagramFactory for UdpMux {
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         self.inner.join(group, interface).await
     }
+
+    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+        self.inner.ways_out()
+    }
 }
 
 /// A socket that several protocols share.

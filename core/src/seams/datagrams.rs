@@ -34,6 +34,11 @@ pub trait DatagramFactory: fmt::Debug + Send + Sync + 'static {
     async fn join(&self, _group: SocketAddr, _interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "there is no multicast here"))
     }
+    /// From which of our addresses the world would be spoken to now, by IPv4 and by IPv6; `None` where there is no way, or
+    /// it is not known. When this changes, the network has. Must not block, and sends nothing.
+    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+        [None; 2]
+    }
 }
 
 /// The protocols that share the session's UDP socket; a datagram's first bytes tell them apart.

@@ -1,6 +1,6 @@
 //! Swarms without a tracker: engines that are nodes of a DHT, and those who lie in it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use castanet::{
     TorrentHandle,
@@ -97,6 +97,25 @@ fn a_private_torrent_costs_the_dht_not_one_datagram() {
             assert_eq!(datagrams(&leeching) == (0, 0), private, "{:?}", datagrams(&leeching));
         });
     }
+}
+
+#[test]
+fn when_the_network_is_back_the_dht_is_joined_at_once() {
+    let payload = Payload::one_file("cargo", MIB, PIECE, 1);
+    universe(65, async |world| {
+        let hosts = nodes(world, 20).await;
+        hosts[3].seed(&payload).await;
+        let newcomer = node(world, hosts[0].addr().to_string(), false).await;
+        world.net().unplug(newcomer.ip());
+        let mut leeching = newcomer.add(by_link(&payload, &[])).await;
+        // By now the pauses between attempts have grown to minutes.
+        seconds(1000).await;
+        assert_eq!(worth(&leeching, "dht").0, 0);
+        world.net().plug(newcomer.ip());
+        let back = world.elapsed();
+        complete(&mut leeching).await;
+        assert!(world.elapsed() - back < Duration::from_secs(30), "{:?}", world.elapsed() - back);
+    });
 }
 
 /// One of a crowd around a target. Whatever it is asked, it names its friends, and peers that are not there.

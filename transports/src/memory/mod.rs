@@ -211,6 +211,10 @@ impl DatagramFactory for MemoryTransport {
         let local = self.local(local)?;
         Ok(Arc::new(MemoryDatagrams::bind(&self.net, local, None)?))
     }
+    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+        let is_up = self.net.with(|state| !state.unplugged.contains(&self.ip));
+        [false, true].map(|v6| Some(self.ip).filter(|ip| is_up && ip.is_ipv6() == v6))
+    }
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         let group = canonical(group);
         if !group.ip().is_multicast() {
