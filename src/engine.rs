@@ -186,6 +186,7 @@ async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>)
     let seed = means.seed;
     let placement = if builder.in_place { Placement::here() } else { Placement::threads(builder.torrent_threads) };
     let shared = Shared::new(Parts {
+        web: castanet_plugins::web::build(&means),
         disk: Arc::new(disk),
         storage: builder.storage,
         resume,

@@ -22,3 +22,4 @@ pub mod storage;
 mod testing;
 pub mod throttle;
 pub mod torrent;
+pub mod web_seed;

@@ -39,6 +39,8 @@ pub enum Child {
     Storage,
     /// A peer of a torrent.
     Peer(PeerKey),
+    /// A web seed of a torrent.
+    WebSeed(PeerKey),
 }
 
 /// Sent to the parent from `stopped()`, after a clean end and after a panic alike.

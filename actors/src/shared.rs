@@ -16,6 +16,7 @@ use castanet_core::{
         resume::ResumeStore,
         storage::StorageFactory,
         transport::Transport,
+        web::Web,
     },
 };
 
@@ -80,6 +81,8 @@ pub struct Shared {
     pub transports: Arc<[Arc<dyn Transport>]>,
     /// What plugins get.
     pub means: Means,
+    /// Fetches from web seeds.
+    pub web: Arc<dyn Web>,
     /// The settings.
     pub config: Config,
     /// Memory for received blocks.
@@ -111,6 +114,8 @@ pub struct Parts {
     pub transports: Vec<Arc<dyn Transport>>,
     /// What plugins get; holds the clock.
     pub means: Means,
+    /// Fetches from web seeds.
+    pub web: Arc<dyn Web>,
     /// The settings.
     pub config: Config,
     /// Seed of all randomness.
@@ -120,7 +125,7 @@ pub struct Parts {
 impl Shared {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { disk, storage, resume, transports, means, config, seed } = parts;
+        let Parts { disk, storage, resume, transports, means, web, config, seed } = parts;
         let clock = means.clock.clone();
         Self {
             budget: Budget::new(config.memory),
@@ -135,6 +140,7 @@ impl Shared {
             storage,
             resume,
             means,
+            web,
             config,
             seed,
         }

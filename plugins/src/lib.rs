@@ -21,6 +21,7 @@ mod sockets;
 #[cfg(test)]
 mod testing;
 pub mod udp_tracker;
+pub mod web;
 
 use castanet_core::seams::discovery::{Build, DiscoveryError, Settings};
 

@@ -65,8 +65,10 @@ impl Discovery for Link {
     }
     fn serves(&self, swarm: &SwarmInfo) -> bool {
         // A link is a stranger's word, unlike the peers that the user names: not for a private torrent (BEP 27).
-        let says =
-            |link: &Magnet| !(link.peers.is_empty() && link.sources.is_empty() && link.fallback_sources.is_empty());
+        let lists = |link: &Magnet| {
+            [&link.peers, &link.sources, &link.fallback_sources, &link.web_seeds].map(|list| !list.is_empty())
+        };
+        let says = |link: &Magnet| lists(link).contains(&true);
         !swarm.private && swarm.link.as_deref().is_some_and(says)
     }
     async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
@@ -92,7 +94,7 @@ impl Link {
     /// Returns when the metadata is known, from here or elsewhere.
     async fn find_file(&self, link: &Magnet, mut progress: watch::Receiver<Progress>, finds: &Finds) {
         if !link.web_seeds.is_empty() {
-            let _ = finds.send(Ok(Found::Notice("the link's web seeds (`ws`) are not used yet".into()))).await;
+            let _ = finds.send(Ok(Found::WebSeeds(link.web_seeds.clone()))).await;
         }
         let sources = link.sources.iter().take(MOST_SOURCES).map(|url| ("xs", url, Duration::ZERO));
         let fallbacks = link.fallback_sources.iter().take(MOST_SOURCES).map(|url| ("as", url, PATIENCE));
@@ -188,6 +190,7 @@ mod tests {
             }
             Ok(Found::TorrentFile(file)) => String::from_utf8_lossy(&file).into_owned(),
             Ok(Found::Notice(text)) => text,
+            Ok(Found::WebSeeds(urls)) => format!("web seeds {urls:?}"),
             Ok(other) => panic!("{other:?}"),
             Err(error) => error.to_string(),
         }
@@ -199,7 +202,8 @@ mod tests {
         let mut info = Torrent::new(&[]).info;
         assert!(!plugin.serves(&info));
         for (says, link) in [
-            (false, "dn=x&tr=http://x/a&ws=http://x/f"),
+            (false, "dn=x&tr=http://x/a"),
+            (true, "ws=http://x/f"),
             (true, "x.pe=h:1"),
             (true, "xs=http://x/"),
             (true, "as=http://x/"),
@@ -273,7 +277,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "the link's web seeds (`ws`) are not used yet",
+                "web seeds [\"http://x/\"]",
                 "xs http:// cannot be reached: not a URL: empty host",
                 "xs http://127.0.0.1/ cannot be reached: the web server answers 404 Not Found",
                 "xs http://127.0.0.2/ cannot be reached: it redirects too often",

@@ -17,4 +17,5 @@ pub mod swarm;
 pub mod timeline;
 pub mod tracker;
 pub mod unchoke;
+pub mod web_seed;
 pub mod wire;

@@ -8,3 +8,4 @@ pub mod pieces;
 pub mod session;
 pub mod storage;
 pub mod torrent;
+pub mod web_seed;

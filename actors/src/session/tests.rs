@@ -20,6 +20,7 @@ use castanet_core::{
         means::{Means, Resolve, ResolveError, Scratchpad},
         resume::{ResumeKey, ResumeStore},
         transport::{Connection, DialOptions, TransportError},
+        web::{Web, WebError},
     },
 };
 use castanet_protocol::wire::{Handshake, Message as Wire, Reserved};
@@ -117,6 +118,12 @@ impl DatagramFactory for Nothing {
     }
 }
 #[async_trait]
+impl Web for Nothing {
+    async fn get(&self, _: &str, _: std::ops::Range<u64>) -> Result<bytes::Bytes, WebError> {
+        Err(WebError::Useless("there is no web".into()))
+    }
+}
+#[async_trait]
 impl Resolve for Nothing {
     async fn resolve(&self, host: &str) -> Result<Vec<std::net::IpAddr>, ResolveError> {
         Err(ResolveError { host: host.into(), reason: "there are no names".into() })
@@ -163,6 +170,7 @@ impl Machine {
             user_agent: "test".into(),
         };
         let shared = Shared::new(Parts {
+            web: Arc::new(Nothing),
             disk: Arc::new(DiskPool::new(threads, Arc::new(SoftwareHasher)).unwrap()),
             storage: Arc::new(self.disk.clone()),
             resume: Arc::new(self.resume.clone()),

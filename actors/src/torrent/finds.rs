@@ -81,6 +81,7 @@ impl Handler<PluginSaid> for Torrent {
             Ok(Found::Notice(text)) => self.happened(Happening::Notice(format!("{plugin}: {text}"))),
             Ok(Found::ExternalAddress(ip)) => self.swarm.set_external(ip),
             Ok(Found::Trackers(urls)) => self.add_trackers(urls, ctx),
+            Ok(Found::WebSeeds(urls)) => self.add_web_seeds(&urls, ctx),
             Ok(Found::Condition(text)) => self.standings.says(&plugin, text),
             Ok(Found::SwarmSize { instance, size }) => self.standings.counted(&plugin, instance, size),
             Ok(Found::TorrentFile(file)) => self.torrent_file(&file, ctx),

@@ -4,7 +4,8 @@
 //! observers what happens, plugins what became of their peers. A piece manager or storage that dies fails the
 //! torrent; a peer that dies is forgotten. Ends on `Stop`, when everything is saved and said.
 //!
-//! `start` opens and checks, `metadata` learns from peers what the torrent is, `finds` hears the plugins, `peers` dials, accepts and chokes, `save` saves and stops, `observe` reports.
+//! `start` opens and checks, `metadata` learns from peers what the torrent is, `finds` hears the plugins, `peers` dials, accepts and chokes, `save` saves and stops, `observe` reports,
+//! `web_seeds` has those who are no peers.
 
 mod finds;
 mod metadata;
@@ -12,6 +13,7 @@ mod observe;
 mod peers;
 mod save;
 mod start;
+mod web_seeds;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -99,6 +101,7 @@ pub struct Torrent {
     swarm: Swarm,
     choker: Choker,
     peers: BTreeMap<castanet_core::PeerKey, Connected>,
+    web_seeds: web_seeds::WebSeeds,
     peer_shared: PeerShared,
     next_peer: u64,
     fresh: Vec<PieceIndex>,
@@ -196,6 +199,7 @@ impl Torrent {
             swarm,
             choker: Choker::new(ChokerConfig::default(), random.u64(..)),
             peers: BTreeMap::new(),
+            web_seeds: web_seeds::WebSeeds::default(),
             peer_shared,
             next_peer: 1,
             fresh: Vec::new(),
@@ -362,6 +366,7 @@ impl Handler<ChildStopped> for Torrent {
     fn handle(&mut self, ChildStopped { child, reason }: ChildStopped, ctx: &mut Self::Context) {
         match child {
             Child::Peer(key) => self.peer_gone(key, &reason, ctx),
+            Child::WebSeed(key) => self.web_seed_gone(key),
             Child::Pieces | Child::Storage if reason != ExitReason::Asked => {
                 let part = if child == Child::Pieces { "piece manager" } else { "storage" };
                 self.fail(format!("an internal error ended the {part}; what is on disk is safe"), ctx);

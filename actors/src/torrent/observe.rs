@@ -96,11 +96,12 @@ impl Torrent {
                 reports.push(self.report_on(Worth::nothing(started.plugin.clone())));
             }
         }
+        reports.extend(self.worth_of_web_seeds());
         reports.sort_by(|a, b| a.worth.plugin.cmp(&b.worth.plugin));
         reports.into()
     }
 
-    fn report_on(&self, worth: Worth) -> PluginReport {
+    pub(super) fn report_on(&self, worth: Worth) -> PluginReport {
         let started = self.plugins.iter().find(|started| started.plugin == worth.plugin);
         PluginReport {
             first_after: worth.first_peer.map(|first| first.since(self.timeline.added())),

@@ -194,7 +194,7 @@ impl Torrent {
     }
 
     /// Whom peers work with, when pieces can move.
-    fn work_links(&self) -> Option<PieceLinks> {
+    pub(super) fn work_links(&self) -> Option<PieceLinks> {
         let (pieces, storage) = (self.pieces.as_ref()?, self.storage.as_ref()?);
         Some(PieceLinks {
             joined: pieces.clone().recipient(),
@@ -237,6 +237,7 @@ impl Torrent {
     }
 
     pub(super) fn disconnect_all(&mut self, reason: &ExitReason) {
+        self.close_web_seeds();
         for connected in self.peers.values_mut() {
             connected.closing.get_or_insert(CloseKind::Clean);
             tell(&connected.peer.clone().recipient(), Disconnect(reason.clone()));
@@ -310,6 +311,7 @@ impl Torrent {
     /// Every wanted piece is here.
     fn complete(&mut self, ctx: &mut Context<Self>) {
         self.phase = Phase::Seeding;
+        self.close_web_seeds();
         self.reach(Milestone::Complete, self.now());
         self.announce();
         for plugin in &self.plugins {
@@ -459,7 +461,7 @@ impl Handler<PieceRejected> for Torrent {
         self.happened(Happening::PieceRejected(piece));
         let is_sole = contributors.len() == 1;
         for key in contributors {
-            if self.swarm.bad_piece(key, is_sole) {
+            if !self.bad_web_piece(key, is_sole) && self.swarm.bad_piece(key, is_sole) {
                 self.disconnect(key, CloseKind::BadData, "it sent data that does not match the torrent's hash");
             }
         }

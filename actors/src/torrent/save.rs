@@ -10,7 +10,7 @@ use castanet_core::{
     seams::resume::{ResumeKey, ResumeRecord},
     seams::storage::FileStamp,
 };
-use futures_util::future::{OptionFuture, join_all};
+use futures_util::future::{OptionFuture, join, join_all};
 use tokio::sync::{Mutex, oneshot};
 
 use super::Torrent;
@@ -107,12 +107,12 @@ impl Torrent {
     /// Closes all connections, says good-bye, writes what is held and saves.
     fn wind_up(&mut self, within: Duration, reason: &ExitReason) -> ResponseActFuture<Self, ()> {
         self.close_door();
-        let partings = self.part_from_all(reason);
+        let partings = join(join_all(self.part_from_all(reason)), join_all(self.part_from_web_seeds()));
         let (storage, pieces) = (self.storage.clone(), self.pieces.clone());
         let saving = async move {
             // The peers have sent their last blocks to the piece manager, it has handed them to the storage, and only
             // then are the files flushed and stamped: a later write would make the record worthless.
-            join_all(partings).await;
+            partings.await;
             let pieces = pieces?;
             pieces.send(GetPieces).await.ok()?;
             let stamps = storage?.send(Flush { drain: true }).await.ok()?.ok()?;

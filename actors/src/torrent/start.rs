@@ -196,6 +196,8 @@ impl Torrent {
         self.open_door(ctx);
         self.update_progress();
         self.brief_plugins(ctx);
+        let urls = self.metainfo.as_ref().map(|metainfo| metainfo.web_seeds.clone()).unwrap_or_default();
+        self.add_web_seeds(&urls, ctx);
     }
 
     /// It is known what the torrent is.

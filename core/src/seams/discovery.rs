@@ -242,6 +242,8 @@ pub enum Found {
     Peers(Vec<PeerCandidate>),
     /// More trackers for this torrent.
     Trackers(Vec<String>),
+    /// Web servers that have the torrent's files (BEP 19).
+    WebSeeds(Vec<String>),
     /// The whole .torrent file, as the source has it: it is believed only if its info-hash is right. At most 64 MiB.
     TorrentFile(Bytes),
     /// How many there are in the swarm, as this instance knows (BEP 33, 48).

@@ -7,3 +7,4 @@ pub mod means;
 pub mod resume;
 pub mod storage;
 pub mod transport;
+pub mod web;

@@ -12,6 +12,7 @@ mod poison;
 mod scale;
 mod slowness;
 mod trading;
+mod web_seeds;
 
 use std::time::Duration;
 

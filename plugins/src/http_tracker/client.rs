@@ -1,10 +1,12 @@
-//! A small HTTP client over the engine's own streams: one GET, redirects, TLS, gzip, and a limit to everything.
+//! A small HTTP client over the engine's own streams: one GET, redirects, TLS, gzip, parts of files, and a limit to
+//! everything.
 
 use std::{
     error::Error,
     fmt,
     io::{self, Read},
     net::SocketAddr,
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +25,7 @@ use hyper::{
     body::Incoming,
     client::conn::http1,
     header::{
-        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, HOST, HeaderName, LOCATION, RETRY_AFTER,
+        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, HOST, HeaderName, LOCATION, RANGE, RETRY_AFTER,
         USER_AGENT,
     },
 };
@@ -62,7 +64,7 @@ const MOST_HEADERS: usize = 64;
 
 /// Why a page could not be had.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub(crate) enum FetchError {
     #[error("{0}")]
     Name(String),
     #[error("{0}")]
@@ -92,19 +94,21 @@ fn words(error: &hyper::Error) -> String {
 
 /// An answer of a web server.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) status: StatusCode,
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     /// Decompressed, and no larger than the client allows.
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
-pub(super) struct Client {
+pub(crate) struct Client {
     means: Means,
     tls: TlsConnector,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     /// The most bytes of a body, as it comes and decompressed.
     largest: usize,
+    /// The part of the file that is asked for, if not all of it.
+    range: Option<Range<u64>>,
 }
 
 impl fmt::Debug for Client {
@@ -115,7 +119,7 @@ impl fmt::Debug for Client {
 
 impl Client {
     /// Trusts the certificate authorities that Mozilla trusts.
-    pub(super) fn new(means: &Means) -> Self {
+    pub(crate) fn new(means: &Means) -> Self {
         Self::trusting(means, webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
     }
 
@@ -128,8 +132,9 @@ impl Client {
         Self {
             means: means.clone(),
             tls: Arc::new(config).into(),
-            slots: Semaphore::new(MOST_REQUESTS),
+            slots: Arc::new(Semaphore::new(MOST_REQUESTS)),
             largest: LARGEST_BODY,
+            range: None,
         }
     }
 
@@ -138,9 +143,16 @@ impl Client {
         Self { largest, ..self }
     }
 
+    /// Asks for these bytes of a file alone, and takes no more.
+    pub(crate) fn part(&self, range: Range<u64>) -> Self {
+        let largest = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let (means, tls) = (self.means.clone(), self.tls.clone());
+        Self { means, tls, slots: self.slots.clone(), largest, range: Some(range) }
+    }
+
     /// Gets a page from the first of `addresses` that accepts, following redirects within their family. `path` makes
     /// path and query of each URL.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         url: &Url,
         addresses: &[SocketAddr],
@@ -206,8 +218,12 @@ impl Client {
         let mut request = Request::get(path)
             .header(HOST, host)
             .header(USER_AGENT, &*self.means.user_agent)
-            .header(ACCEPT_ENCODING, "gzip")
+            // A part of a compressed file is no part of the file.
+            .header(ACCEPT_ENCODING, if self.range.is_some() { "identity" } else { "gzip" })
             .header(CONNECTION, "close");
+        if let Some(range) = &self.range {
+            request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
+        }
         if !url.username().is_empty() || url.password().is_some() {
             let mut user: Vec<u8> = percent_decode_str(url.username()).collect();
             user.push(b':');

@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 mod certificates;
-mod client;
+pub(crate) mod client;
 #[cfg(test)]
 mod tests;
 
