@@ -15,6 +15,7 @@ need qbittorrent-nox qbittorrent-nox
 need rtorrent rtorrent
 need opentracker opentracker
 need mktorrent mktorrent
+need busybox busybox
 need ip iproute2
 need setpriv util-linux
 need node nodejs

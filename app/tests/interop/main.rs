@@ -23,3 +23,4 @@ mod show;
 mod swarm;
 mod trackers;
 mod transfers;
+mod web;

@@ -119,11 +119,8 @@ fn a_web_server_that_fails_is_asked_again_and_one_without_the_file_is_not() {
             if *left > 0 { (503, Vec::new()) } else { (206, bytes.to_vec()) }
         };
         let whole = payload.files[0].1.clone();
-        let answers: [Rc<Answer>; 3] = [
-            Rc::new(busy),
-            Rc::new(|_, _| (404, Vec::new())),
-            Rc::new(move |_, _| (200, whole.clone())),
-        ];
+        let answers: [Rc<Answer>; 3] =
+            [Rc::new(busy), Rc::new(|_, _| (404, Vec::new())), Rc::new(move |_, _| (200, whole.clone()))];
         for ((server, answer), asked) in servers.iter().zip(answers).zip(&asked) {
             world.let_live(serve(server.clone(), payload.clone(), answer, asked.clone()));
         }
@@ -133,7 +130,8 @@ fn a_web_server_that_fails_is_asked_again_and_one_without_the_file_is_not() {
         complete(&mut leeching).await;
         assert_eq!(host.difference(&payload), None);
         let told = notices(&host, &mut events);
-        for words in ["fails: it answers 503", "is not used: it answers 404", "is not used: it gives no parts of files"] {
+        for words in ["fails: it answers 503", "is not used: it answers 404", "is not used: it gives no parts of files"]
+        {
             assert_eq!(told.iter().filter(|told| told.contains(words)).count(), 1, "{words} in {told:?}");
         }
         assert_eq!([asked[1].borrow().len(), asked[2].borrow().len()], [1, 1]);
