@@ -33,7 +33,7 @@ use castanet_core::seams::discovery::{Build, DiscoveryError, Settings};
 /// | `fixed` | the addresses the user named | `resolver` |
 /// | `http-tracker` | `http:` and `https:` trackers (BEP 3, 7, 12, 23, 24, 31, 48) | `dialer`, `resolver`, `clock`, `bind`, `listening`, `seed`, `user_agent` |
 /// | `lsd` | the neighbours in the local network (BEP 14) | `datagrams`, `listening`, `bind`, `clock`, `seed` |
-/// | `magnet` | what the link says: `x.pe`, and torrent files by `xs` and `as` (BEP 9) | `dialer`, `resolver`, `bind`, `user_agent` |
+/// | `magnet` | what the link says: `x.pe`, torrent files by `xs` and `as` (BEP 9), web seeds by `ws` (BEP 19) | `dialer`, `resolver`, `bind`, `user_agent` |
 /// | `mainline` | the DHT (BEP 5), by the crate `mainline` and its own IPv4 socket | `listening`, `bind`, `resolver`, `clock` |
 /// | `pex` | connected peers (BEP 11) | `clock` |
 /// | `udp-tracker` | `udp:` trackers (BEP 12, 15, 41) | `datagrams`, `resolver`, `clock`, `bind`, `listening`, `seed` |

@@ -1,4 +1,5 @@
-//! What a magnet link itself says: peers (`x.pe`) and places where the torrent file may be had (`xs`, `as`; BEP 9).
+//! What a magnet link itself says: peers (`x.pe`), places where the torrent file may be had (`xs`, `as`; BEP 9), and web
+//! seeds (`ws`, BEP 19).
 //!
 //! Peers are told as those that the user names. A torrent file is fetched only while the metadata is unknown: from `xs`
 //! at once, from `as` when nothing else has brought it after ten seconds, by the client that HTTP trackers are asked with.
@@ -91,7 +92,7 @@ impl Link {
         while tellers.next().await.is_some() {}
     }
 
-    /// Returns when the metadata is known, from here or elsewhere.
+    /// Tells of web seeds, then fetches the file. Returns when the metadata is known, from here or elsewhere.
     async fn find_file(&self, link: &Magnet, mut progress: watch::Receiver<Progress>, finds: &Finds) {
         if !link.web_seeds.is_empty() {
             let _ = finds.send(Ok(Found::WebSeeds(link.web_seeds.clone()))).await;

@@ -3,10 +3,7 @@
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
 use castanet::{Happening, Metainfo, Torrent, TorrentHandle, seams::transport::Transport};
-use castanet_integration::{
-    payload::Payload,
-    universe::{Host, universe},
-};
+use castanet_integration::{payload::Payload, universe::universe};
 use castanet_transports::memory::MemoryTransport;
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,8 +51,7 @@ fn torrent(payload: &Payload, seeds: &[&MemoryTransport]) -> Torrent {
 }
 
 /// What was said of the web seeds.
-fn notices(host: &Host, events: &mut tokio::sync::broadcast::Receiver<castanet::TorrentEvent>) -> Vec<String> {
-    let _ = host;
+fn notices(events: &mut tokio::sync::broadcast::Receiver<castanet::TorrentEvent>) -> Vec<String> {
     let told = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event.what {
         Happening::Notice(text) => Some(text),
         _ => None,
@@ -100,7 +96,7 @@ fn a_web_server_that_lies_is_left_and_the_rest_comes_from_peers() {
         let mut events = leeching.events();
         complete(&mut leeching).await;
         assert_eq!(host.difference(&payload), None);
-        let told = notices(&host, &mut events);
+        let told = notices(&mut events);
         assert!(told.iter().any(|told| told.contains("does not match the torrent's hash")), "{told:?}");
         assert!(asked.borrow().len() < 5, "{:?}", asked.borrow());
     });
@@ -129,7 +125,7 @@ fn a_web_server_that_fails_is_asked_again_and_one_without_the_file_is_not() {
         let mut events = leeching.events();
         complete(&mut leeching).await;
         assert_eq!(host.difference(&payload), None);
-        let told = notices(&host, &mut events);
+        let told = notices(&mut events);
         for words in ["fails: it answers 503", "is not used: it answers 404", "is not used: it gives no parts of files"]
         {
             assert_eq!(told.iter().filter(|told| told.contains(words)).count(), 1, "{words} in {told:?}");
