@@ -21,9 +21,12 @@ use castanet_core::{
 };
 use castanet_plugins::{BUILTIN, OPT_IN};
 use castanet_storage::files::FilesFactory;
-use castanet_transports::{resolver::SystemResolver, udp::Udp};
+use castanet_transports::{encrypted::Encryption, resolver::SystemResolver, udp::Udp};
 
-use crate::engine::{self, Engine, Error};
+use crate::{
+    engine::{Engine, Error},
+    ways::Ways,
+};
 
 /// The port BitTorrent clients have always begun with.
 const FIRST_PORT: u16 = 6881;
@@ -71,6 +74,7 @@ pub struct EngineBuilder {
     pub(crate) seed: Option<u64>,
     pub(crate) plugins: Vec<Registered>,
     pub(crate) transports: Option<Vec<Arc<dyn Transport>>>,
+    pub(crate) encryption: Option<Encryption>,
     pub(crate) datagrams: Arc<dyn DatagramFactory>,
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) storage: Arc<dyn StorageFactory>,
@@ -92,6 +96,7 @@ impl Default for EngineBuilder {
             seed: None,
             plugins: BUILTIN.iter().filter(|(name, _)| !OPT_IN.contains(name)).map(registered).collect(),
             transports: None,
+            encryption: None,
             datagrams: Arc::new(Udp),
             resolver: Arc::new(SystemResolver::new()),
             storage: Arc::new(FilesFactory::new(MOST_OPEN_FILES)),
@@ -176,6 +181,11 @@ impl EngineBuilder {
         self.transports = Some(transports);
         self
     }
+    /// Whether connections to peers are encrypted (MSE/PE). Default: preferred, but not over transports of your own.
+    pub fn encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = Some(encryption);
+        self
+    }
     /// Datagrams instead of the system's UDP.
     pub fn datagrams(mut self, datagrams: Arc<dyn DatagramFactory>) -> Self {
         self.datagrams = datagrams;
@@ -233,7 +243,7 @@ impl EngineBuilder {
     /// # Errors
     /// With the reason in words, if the file cannot be had or has more than `largest` bytes.
     pub async fn fetch(&self, url: &str, largest: usize) -> Result<Vec<u8>, Error> {
-        let (_, means) = engine::means(self)?;
+        let Ways { means, .. } = Ways::of(self)?;
         castanet_plugins::http_tracker::fetch(&means, url, largest).await.map_err(Error::Fetch)
     }
     /// Starts the engine.

@@ -14,25 +14,17 @@ use castanet_actors::{
 };
 use castanet_core::{
     TorrentId,
-    seams::{
-        means::{Means, Notebook, Scratchpad},
-        resume::ResumeStore,
-        transport::Transport,
-    },
+    seams::resume::ResumeStore,
 };
-use castanet_storage::{
-    notebook::FileNotebook,
-    resume::{FileResumeStore, MemoryResumeStore},
-};
-use castanet_transports::udp_mux::UdpMux;
+use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
 use tokio::sync::oneshot;
 
 pub use castanet_actors::messages::session::SessionSnapshot as SessionState;
 
 use crate::{
     builder::EngineBuilder,
-    clock,
     torrent::{Torrent, TorrentHandle},
+    ways::Ways,
 };
 
 /// Why an engine could not do it. The text is for users.
@@ -134,40 +126,9 @@ impl Engine {
     }
 }
 
-/// The ways out into the world that a builder describes.
-pub(crate) fn means(builder: &EngineBuilder) -> Result<(Vec<Arc<dyn Transport>>, Means), Error> {
-    let start = |reason: String| Error::Start(reason);
-    let transports: Vec<Arc<dyn Transport>> = match &builder.transports {
-        Some(transports) => transports.clone(),
-        None => castanet_transports::BUILTIN
-            .iter()
-            .map(|(_, build)| build(&castanet_transports::Settings::default()))
-            .collect::<Result<_, _>>()
-            .map_err(|error| start(error.to_string()))?,
-    };
-    let dialer = transports.first().cloned().ok_or_else(|| start("an engine needs a transport".into()))?;
-    let notebook: Arc<dyn Notebook> = match (&builder.notebook, &builder.state_folder) {
-        (Some(notebook), _) => notebook.clone(),
-        (None, Some(folder)) => Arc::new(FileNotebook::new(folder.join("plugins"))),
-        (None, None) => Arc::new(Scratchpad::default()),
-    };
-    let means = Means {
-        datagrams: Arc::new(UdpMux::new(builder.datagrams.clone())),
-        dialer,
-        resolver: builder.resolver.clone(),
-        clock: clock::start(),
-        seed: builder.seed.unwrap_or_else(|| fastrand::u64(..)),
-        bind: ["0.0.0.0:0", "[::]:0"].iter().filter_map(|addr| addr.parse().ok()).collect(),
-        listening: Arc::default(),
-        notebook,
-        user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
-    };
-    Ok((transports, means))
-}
-
 async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>), Error> {
     let start = |reason: String| Error::Start(reason);
-    let (transports, means) = means(&builder)?;
+    let Ways { transports, means, swarms } = Ways::of(&builder)?;
     let resume: Arc<dyn ResumeStore> = match (builder.resume, builder.state_folder) {
         (Some(resume), _) => resume,
         (None, Some(folder)) => Arc::new(FileResumeStore::new(folder.join("resume"))),
@@ -193,6 +154,7 @@ async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>)
         transports,
         means,
         config: builder.config,
+        swarms,
         seed,
     });
     let listening = listeners.iter().map(|(listener, _)| listener.local).collect();

@@ -38,6 +38,7 @@ mod builder;
 mod clock;
 mod engine;
 mod torrent;
+mod ways;
 
 pub use builder::{EngineBuilder, Listen};
 pub use castanet_actors::messages::torrent::{
@@ -58,5 +59,6 @@ pub use castanet_protocol::{
     swarm::Worth,
     timeline::{self, Timeline},
 };
+pub use castanet_transports::encrypted::Encryption;
 pub use engine::{Engine, Error, SessionState};
 pub use torrent::{Torrent, TorrentHandle, selected};

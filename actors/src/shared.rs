@@ -15,7 +15,7 @@ use castanet_core::{
         means::{Clock, Means},
         resume::ResumeStore,
         storage::StorageFactory,
-        transport::Transport,
+        transport::{Swarms, Transport},
         web::Web,
     },
 };
@@ -95,6 +95,8 @@ pub struct Shared {
     pub up: Throttle,
     /// Torrents that connections may ask for.
     pub doors: Doors,
+    /// The same torrents, for listeners that must know them before.
+    pub swarms: Swarms,
     /// Seed of all randomness.
     pub seed: u64,
     /// Where the session listens, once it does.
@@ -118,6 +120,8 @@ pub struct Parts {
     pub web: Arc<dyn Web>,
     /// The settings.
     pub config: Config,
+    /// Where the transports look which swarms are served.
+    pub swarms: Swarms,
     /// Seed of all randomness.
     pub seed: u64,
 }
@@ -125,7 +129,7 @@ pub struct Parts {
 impl Shared {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { disk, storage, resume, transports, means, web, config, seed } = parts;
+        let Parts { disk, storage, resume, transports, means, web, config, swarms, seed } = parts;
         let clock = means.clock.clone();
         Self {
             budget: Budget::new(config.memory),
@@ -142,6 +146,7 @@ impl Shared {
             means,
             web,
             config,
+            swarms,
             seed,
         }
     }

@@ -229,6 +229,9 @@ pub(crate) struct Network {
     /// Reach peers only so (repeatable)
     #[arg(long, value_enum)]
     pub(crate) transport: Vec<TransportName>,
+    /// Encrypt connections to peers: if they can, or else have none, or never
+    #[arg(long, value_enum, default_value = "prefer", env = "CASTANET_ENCRYPTION", hide_env = true)]
+    pub(crate) encryption: Encryption,
     /// Download limit per second: bytes, or 500K, 2.5M; 0 is unlimited
     #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_DOWN", hide_env = true)]
     pub(crate) max_down: Option<u64>,
@@ -252,8 +255,6 @@ pub(crate) struct Later {
     #[arg(long, hide = true)]
     port_mapping: Option<OnOff>,
     #[arg(long, hide = true)]
-    encryption: Option<Encryption>,
-    #[arg(long, hide = true)]
     proxy: Option<String>,
     #[arg(long, hide = true)]
     interface: Option<String>,
@@ -266,7 +267,6 @@ impl Later {
     pub(crate) fn refused(&self) -> Option<&'static str> {
         let asked = [
             (self.port_mapping == Some(OnOff::On), "--port-mapping on"),
-            (self.encryption == Some(Encryption::Require), "--encryption require"),
             (self.proxy.is_some(), "--proxy"),
             (self.interface.is_some(), "--interface"),
             (self.exempt_lan, "--exempt-lan"),
@@ -282,10 +282,23 @@ enum OnOff {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Encryption {
+pub(crate) enum Encryption {
+    /// Handshakes are, if the peer knows how; what follows only if the peer insists
     Prefer,
+    /// Everything is, or there is no connection
     Require,
+    /// Nothing is
     Disable,
+}
+
+impl From<Encryption> for castanet::Encryption {
+    fn from(encryption: Encryption) -> Self {
+        match encryption {
+            Encryption::Prefer => Self::Prefer,
+            Encryption::Require => Self::Require,
+            Encryption::Disable => Self::Disable,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -62,7 +62,7 @@ fn named(folder: &str, section: &str) -> BTreeSet<String> {
 const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ("core", &[], &[]),
     ("protocol", &["core"], &[]),
-    ("transports", &["core"], &[]),
+    ("transports", &["core", "protocol"], &[]),
     ("plugins", &["core", "protocol"], &["transports"]),
     ("storage", &["core"], &[]),
     ("actors", &["core", "protocol"], &["storage", "transports"]),

@@ -9,6 +9,7 @@ pub mod diagnosis;
 pub mod extension;
 pub mod lsd;
 pub mod metadata;
+pub mod mse;
 pub mod peer;
 pub mod pex;
 pub mod picker;

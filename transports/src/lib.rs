@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use castanet_core::seams::transport::{Transport, TransportError};
 
+pub mod encrypted;
 pub mod faulty;
 pub mod memory;
 mod multicast;

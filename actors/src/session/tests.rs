@@ -177,6 +177,7 @@ impl Machine {
             transports: vec![transport.clone()],
             means,
             config,
+            swarms: Default::default(),
             seed: 1,
         });
         let (inbound, mut arriving) = unbounded_channel();

@@ -271,6 +271,7 @@ impl Torrent {
         if let Ok(mut doors) = self.shared.doors.write() {
             doors.insert(self.info_hash, door);
         }
+        self.shared.swarms.insert(self.info_hash);
     }
 
     /// The DHT may get its port when the door is open already.
@@ -299,6 +300,7 @@ impl Torrent {
         if let Ok(mut doors) = self.shared.doors.write() {
             doors.remove(&self.info_hash);
         }
+        self.shared.swarms.remove(&self.info_hash);
     }
 }
 

@@ -101,6 +101,13 @@ impl Castanet {
         Ok(events)
     }
 
+    /// Waits until it ends by itself, incomplete.
+    pub(crate) fn gives_up(&mut self) -> Result<()> {
+        let status = self.process.wait()?;
+        ensure!(status.code() == Some(1), "{status}, not exit code 1: {}", self.process.stderr()?.trim());
+        self.not_complete()
+    }
+
     /// Fails if it has said that it is complete: for tests that mean to come before.
     pub(crate) fn not_complete(&self) -> Result<()> {
         ensure!(named(&self.events()?, "complete").count() == 0, "it was complete too soon for this test");

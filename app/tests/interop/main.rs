@@ -23,4 +23,5 @@ mod show;
 mod swarm;
 mod trackers;
 mod transfers;
+mod transports;
 mod web;

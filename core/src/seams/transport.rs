@@ -1,10 +1,19 @@
 //! The transport seam: byte streams to and from peers.
 
-use std::{fmt, io, net::SocketAddr, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::digest::sha1;
 
 /// A stream that anything may own.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send + 'static>>;
@@ -80,6 +89,28 @@ impl Default for DialOptions {
     }
 }
 
+/// The swarms that are served here, shared by cloning: for listeners that must know them before the peer names one (MSE).
+#[derive(Debug, Clone, Default)]
+pub struct Swarms(Arc<RwLock<BTreeMap<[u8; 20], [u8; 20]>>>);
+
+impl Swarms {
+    /// Serves this swarm, given by its 20 wire bytes.
+    pub fn insert(&self, swarm: [u8; 20]) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(Self::mark(&swarm), swarm);
+    }
+    /// Serves it no more.
+    pub fn remove(&self, swarm: &[u8; 20]) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&Self::mark(swarm));
+    }
+    /// The swarm with this mark: SHA-1 of `req2` and its 20 bytes, by which MSE names it.
+    pub fn by_mark(&self, mark: &[u8; 20]) -> Option<[u8; 20]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(mark).copied()
+    }
+    fn mark(swarm: &[u8; 20]) -> [u8; 20] {
+        sha1(&[b"req2".as_slice(), swarm].concat()).0
+    }
+}
+
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,6 +126,9 @@ pub enum TransportError {
     /// The system's reason.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Somebody is there, but what was said leads to no connection. The text is for users.
+    #[error("{0}")]
+    Handshake(String),
     /// Nobody answered.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),

@@ -29,6 +29,7 @@ impl DialFailure {
         let kind = match error {
             TransportError::Timeout(_) => return Self::TimedOut,
             TransportError::Unsupported { .. } => return Self::Unreachable,
+            TransportError::Handshake(_) => return Self::Handshake,
             TransportError::Io(error) => error.kind(),
             _ => return Self::Other,
         };

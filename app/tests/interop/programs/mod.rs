@@ -36,6 +36,13 @@ pub(crate) enum Program {
     Rtorrent,
 }
 
+/// What a program is asked for besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manners {
+    /// Only encrypted connections. (Transmission and qBittorrent only.)
+    pub(crate) encrypted: bool,
+}
+
 /// What a program says of its torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
@@ -71,12 +78,16 @@ impl Program {
 
     /// Starts it on `torrent` in `folder`, at an address of its own.
     pub(crate) fn start(self, world: &World, torrent: &Torrent, folder: &Path) -> Result<Peer> {
+        self.start_with(world, torrent, folder, Manners::default())
+    }
+
+    fn start_with(self, world: &World, torrent: &Torrent, folder: &Path, manners: Manners) -> Result<Peer> {
         let address = world.host();
         let control: Box<dyn Control> = match self {
             Program::Libtorrent => Box::new(libtorrent::Libtorrent::start(world, torrent, folder, address, 0)?),
-            Program::Transmission => Box::new(transmission::Transmission::start(world, torrent, folder, address)?),
+            Program::Transmission => Box::new(transmission::Transmission::start(world, torrent, folder, address, manners)?),
             Program::Aria2 => Box::new(aria2::Aria2::start(world, torrent, folder, address)?),
-            Program::Qbittorrent => Box::new(qbittorrent::Qbittorrent::start(world, torrent, folder, address)?),
+            Program::Qbittorrent => Box::new(qbittorrent::Qbittorrent::start(world, torrent, folder, address, manners)?),
             Program::Rtorrent => Box::new(rtorrent::Rtorrent::start(world, torrent, folder, address)?),
         };
         Ok(Peer { program: self, address, control })
@@ -84,7 +95,12 @@ impl Program {
 
     /// Starts it on a complete payload and waits until it serves it.
     pub(crate) fn seed(self, world: &World, torrent: &Torrent) -> Result<Peer> {
-        let mut peer = self.start(world, torrent, &torrent.folder)?;
+        self.seed_with(world, torrent, Manners::default())
+    }
+
+    /// The same, with manners.
+    pub(crate) fn seed_with(self, world: &World, torrent: &Torrent, manners: Manners) -> Result<Peer> {
+        let mut peer = self.start_with(world, torrent, &torrent.folder, manners)?;
         peer.wait_for(State::Complete)?;
         wait_for_listener(peer.address)?;
         Ok(peer)
@@ -92,7 +108,18 @@ impl Program {
 
     /// Starts it on an empty folder and waits until peers can connect to it.
     pub(crate) fn leech(self, world: &World, torrent: &Torrent, folder: &Path) -> Result<Peer> {
-        let mut peer = self.start(world, torrent, folder)?;
+        self.leech_with(world, torrent, folder, Manners::default())
+    }
+
+    /// The same, with manners.
+    pub(crate) fn leech_with(
+        self,
+        world: &World,
+        torrent: &Torrent,
+        folder: &Path,
+        manners: Manners,
+    ) -> Result<Peer> {
+        let mut peer = self.start_with(world, torrent, folder, manners)?;
         peer.wait_for(State::Downloading)?;
         wait_for_listener(peer.address)?;
         Ok(peer)

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Control, State};
+use super::{Control, Manners, State};
 use crate::http;
 use crate::payload::Torrent;
 use crate::world::{Process, World, wait_until};
@@ -21,7 +21,13 @@ pub(crate) struct Qbittorrent {
 
 impl Qbittorrent {
     /// Starts qbittorrent-nox and gives it the torrent.
-    pub(crate) fn start(world: &World, torrent: &Torrent, folder: &Path, address: SocketAddrV4) -> Result<Qbittorrent> {
+    pub(crate) fn start(
+        world: &World,
+        torrent: &Torrent,
+        folder: &Path,
+        address: SocketAddrV4,
+        manners: Manners,
+    ) -> Result<Qbittorrent> {
         let profile = world.folder(&format!("qbittorrent-{}", address.port()))?;
         let control = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8000 + address.port() % 1000);
         let config = profile.join("qBittorrent/config");
@@ -32,10 +38,11 @@ impl Qbittorrent {
                 "[LegalNotice]\nAccepted=true\n\n[Preferences]\nWebUI\\LocalHostAuth=false\nWebUI\\Address=127.0.0.1\n\
                  WebUI\\Port={}\nWebUI\\UseUPnP=false\n\n[Network]\nPortForwardingEnabled=false\n\n[BitTorrent]\n\
                  Session\\Port={}\nSession\\InterfaceAddress={}\nSession\\DHTEnabled=false\nSession\\PeXEnabled=false\n\
-                 Session\\LSDEnabled=false\nSession\\MultiConnectionsPerIp=true\n",
+                 Session\\LSDEnabled=false\nSession\\MultiConnectionsPerIp=true\nSession\\Encryption={}\n",
                 control.port(),
                 address.port(),
-                address.ip()
+                address.ip(),
+                u8::from(manners.encrypted),
             ),
         )?;
         let mut command = Command::new("qbittorrent-nox");

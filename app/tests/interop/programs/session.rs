@@ -71,6 +71,11 @@ impl Session {
         self.until("libtorrent is complete", |last| last["done"] == true)
     }
 
+    /// Waits until it downloads and peers can connect by TCP or UDP.
+    pub(crate) fn downloads(&mut self) -> Result<()> {
+        self.until("libtorrent downloads", |last| last["state"].as_str().is_some_and(|state| state.ends_with("downloading")))
+    }
+
     /// Waits until its DHT knows so many nodes.
     pub(crate) fn knows_nodes(&mut self, count: u64) -> Result<()> {
         self.until("libtorrent knows DHT nodes", |last| last["nodes"].as_u64() >= Some(count))

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Control, State};
+use super::{Control, Manners, State};
 use crate::http;
 use crate::payload::Torrent;
 use crate::world::{Process, World, wait_until};
@@ -30,6 +30,7 @@ impl Transmission {
         torrent: &Torrent,
         folder: &Path,
         address: SocketAddrV4,
+        manners: Manners,
     ) -> Result<Transmission> {
         let settings = world.folder(&format!("transmission-{}", address.port()))?;
         let control = SocketAddrV4::new(*address.ip(), CONTROL_PORT);
@@ -37,7 +38,7 @@ impl Transmission {
             "bind-address-ipv4": address.ip(), "peer-port": address.port(),
             "rpc-bind-address": address.ip(), "rpc-port": control.port(), "rpc-whitelist-enabled": false,
             "dht-enabled": false, "pex-enabled": false, "lpd-enabled": false, "port-forwarding-enabled": false,
-            "utp-enabled": false,
+            "utp-enabled": false, "encryption": if manners.encrypted { 2 } else { 1 },
         });
         fs::write(settings.join("settings.json"), wanted.to_string())?;
         let mut command = Command::new("transmission-daemon");

@@ -1,7 +1,8 @@
 """session.py CONFIG
 
 A libtorrent session as the JSON object CONFIG describes it: "address" and "folder"; "torrent" (a file) or "magnet"; what
-it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial). With "idle" it downloads next to nothing. Every line on
+it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial); how it may reach them:
+"encryption" ("require" or "disable"), "transports" (a list of "tcp" and "utp"). With "idle" it downloads next to nothing. Every line on
 stdout is a JSON object: {"state", "done", "nodes", "announced"} when one of them changed.
 """
 import json
@@ -13,10 +14,20 @@ import libtorrent as lt
 config = json.loads(sys.argv[1])
 
 
+def ways():
+    """How peers may be reached."""
+    chosen = config.get("transports", ["tcp", "utp"])
+    ways = {f"enable_{way}_{name}": name in chosen for way in ("incoming", "outgoing") for name in ("tcp", "utp")}
+    policy = {"require": lt.enc_policy.forced, "disable": lt.enc_policy.disabled}.get(config.get("encryption"))
+    if policy is not None:
+        ways |= {"in_enc_policy": int(policy), "out_enc_policy": int(policy), "allowed_enc_level": int(lt.enc_level.rc4)}
+    return ways
+
+
 def settings(address, nodes):
     """A session on loopback: the limits that keep strangers of one network apart would keep our few apart, too."""
     category = lt.alert_category
-    return {
+    return ways() | {
         "listen_interfaces": address,
         "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
         "enable_dht": nodes is not None,
