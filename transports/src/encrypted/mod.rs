@@ -1,7 +1,7 @@
 //! Encryption (MSE/PE) around any transport: both directions, preferred or required.
 //!
 //! Dialling begins with the encrypted handshake; who prefers it tries once more without when the peer does not know it, and
-//! remembers that. Listening tells the two kinds apart by their first bytes. What is decided is in `castanet_protocol::mse`.
+//! begins with that the next time. Listening tells the two kinds apart by their first bytes. What is decided is in `castanet_protocol::mse`.
 
 mod greet;
 mod stream;
@@ -76,8 +76,12 @@ impl Encrypted {
         act(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn is_plain(&self, peer: SocketAddr) -> bool {
-        self.encryption == Encryption::Prefer && self.with(|memory| memory.plain.contains(&peer))
+    /// Did this peer not understand us the last time? One dial takes that for granted, no more: it may have been down.
+    fn take_plain(&self, peer: SocketAddr) -> bool {
+        self.with(|memory| {
+            let at = memory.plain.iter().position(|known| *known == peer);
+            at.and_then(|at| memory.plain.remove(at)).is_some()
+        })
     }
 
     fn remember_plain(&self, peer: SocketAddr) {
@@ -143,7 +147,7 @@ impl Transport for Encrypted {
         let Some(swarm) = options.swarm.filter(|_| self.encryption != Encryption::Disable) else {
             return self.inner.dial(to, options).await;
         };
-        if self.is_plain(to) {
+        if self.take_plain(to) {
             return self.inner.dial(to, options).await;
         }
         let deadline = Instant::now() + options.timeout;
