@@ -12,10 +12,7 @@ use castanet_actors::{
     session::{Session, listen},
     shared::{Parts, Shared},
 };
-use castanet_core::{
-    TorrentId,
-    seams::resume::ResumeStore,
-};
+use castanet_core::{TorrentId, seams::resume::ResumeStore};
 use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
 use tokio::sync::oneshot;
 

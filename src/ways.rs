@@ -13,11 +13,7 @@ use castanet_transports::{
     udp_mux::UdpMux,
 };
 
-use crate::{
-    builder::EngineBuilder,
-    clock,
-    engine::Error,
-};
+use crate::{builder::EngineBuilder, clock, engine::Error};
 
 /// The ways out that a builder describes.
 pub(crate) struct Ways {

@@ -229,9 +229,9 @@ pub(crate) struct Network {
     /// Reach peers only so (repeatable)
     #[arg(long, value_enum)]
     pub(crate) transport: Vec<TransportName>,
-    /// Encrypt connections to peers: if they can, or else have none, or never
-    #[arg(long, value_enum, default_value = "prefer", env = "CASTANET_ENCRYPTION", hide_env = true)]
-    pub(crate) encryption: Encryption,
+    /// Encrypt connections to peers: if they can, or else have none, or never [default: prefer]
+    #[arg(long, value_enum, env = "CASTANET_ENCRYPTION", hide_env = true)]
+    pub(crate) encryption: Option<Encryption>,
     /// Download limit per second: bytes, or 500K, 2.5M; 0 is unlimited
     #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_DOWN", hide_env = true)]
     pub(crate) max_down: Option<u64>,
@@ -281,7 +281,8 @@ enum OnOff {
     Off,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Encryption {
     /// Handshakes are, if the peer knows how; what follows only if the peer insists
     Prefer,

@@ -9,7 +9,7 @@ use confique::{Config, File, FileFormat, toml};
 use serde::{Deserializer, de::Visitor};
 
 use crate::{
-    args::{Common, Get, Network, SeedLimits},
+    args::{Common, Encryption, Get, Network, SeedLimits},
     values,
 };
 
@@ -25,6 +25,9 @@ pub(crate) struct Settings {
 
     /// Where peers may connect. Default: all interfaces, port 6881 or the next free one. Example: ["0.0.0.0:6881"]
     listen: Option<Vec<SocketAddr>>,
+
+    /// Whether connections to peers are encrypted: "prefer", "require" or "disable". Default: "prefer".
+    encryption: Option<Encryption>,
 
     /// Download limit per second: bytes, or "500K", "2.5M"; "0" is unlimited. Default: unlimited.
     #[config(deserialize_with = number_or_text)]
@@ -83,6 +86,7 @@ impl Settings {
         if network.listen.is_empty() {
             network.listen = self.listen.clone().unwrap_or_default();
         }
+        network.encryption = network.encryption.or(self.encryption);
         network.plugins = network.plugins.take().or_else(|| self.plugins.clone());
         fill_all(&mut network.plugin, "plugin", self.plugin.as_deref(), values::plugin)?;
         fill_all(&mut network.dht_bootstrap, "dht_bootstrap", self.dht_bootstrap.as_deref(), values::host_and_port)?;

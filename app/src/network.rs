@@ -36,8 +36,10 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     let limit = |rate: Option<u64>| rate.filter(|rate| *rate > 0);
     let mut builder = Engine::builder()
         .max_down(limit(network.max_down))
-        .max_up(limit(network.max_up))
-        .encryption(network.encryption.into());
+        .max_up(limit(network.max_up));
+    if let Some(encryption) = network.encryption {
+        builder = builder.encryption(encryption.into());
+    }
     for (name, command) in &network.plugin {
         builder = builder.process_plugin(name, command);
     }

@@ -22,11 +22,23 @@ enum State {
     /// Their key is to come.
     Key,
     /// Padding is to come, and the first encrypted words. `mark` is what eight zeros look like there.
-    Mark { write: Cipher, read: Cipher, mark: [u8; 8] },
+    Mark {
+        write: Cipher,
+        read: Cipher,
+        mark: [u8; 8],
+    },
     /// Their choice is to come.
-    Choice { write: Cipher, read: Cipher },
+    Choice {
+        write: Cipher,
+        read: Cipher,
+    },
     /// Padding is to come.
-    Padding { write: Cipher, read: Cipher, choice: Payloads, length: usize },
+    Padding {
+        write: Cipher,
+        read: Cipher,
+        choice: Payloads,
+        length: usize,
+    },
     Ended,
 }
 

@@ -20,15 +20,30 @@ enum State {
     /// Their key is to come.
     Key,
     /// Padding is to come, and the mark that shows who knows the secret.
-    Mark { secret: [u8; LENGTH], mark: [u8; 20] },
+    Mark {
+        secret: [u8; LENGTH],
+        mark: [u8; 20],
+    },
     /// The swarm is to come.
-    Swarm { secret: [u8; LENGTH] },
+    Swarm {
+        secret: [u8; LENGTH],
+    },
     /// What they offer is to come.
-    Offer { keys: Keys },
+    Offer {
+        keys: Keys,
+    },
     /// Padding is to come, and the length of their first words.
-    Padding { keys: Keys, offer: Payloads, length: usize },
+    Padding {
+        keys: Keys,
+        offer: Payloads,
+        length: usize,
+    },
     /// Their first words are to come.
-    Initial { keys: Keys, offer: Payloads, length: usize },
+    Initial {
+        keys: Keys,
+        offer: Payloads,
+        length: usize,
+    },
     Ended,
 }
 

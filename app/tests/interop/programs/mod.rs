@@ -85,9 +85,13 @@ impl Program {
         let address = world.host();
         let control: Box<dyn Control> = match self {
             Program::Libtorrent => Box::new(libtorrent::Libtorrent::start(world, torrent, folder, address, 0)?),
-            Program::Transmission => Box::new(transmission::Transmission::start(world, torrent, folder, address, manners)?),
+            Program::Transmission => {
+                Box::new(transmission::Transmission::start(world, torrent, folder, address, manners)?)
+            }
             Program::Aria2 => Box::new(aria2::Aria2::start(world, torrent, folder, address)?),
-            Program::Qbittorrent => Box::new(qbittorrent::Qbittorrent::start(world, torrent, folder, address, manners)?),
+            Program::Qbittorrent => {
+                Box::new(qbittorrent::Qbittorrent::start(world, torrent, folder, address, manners)?)
+            }
             Program::Rtorrent => Box::new(rtorrent::Rtorrent::start(world, torrent, folder, address)?),
         };
         Ok(Peer { program: self, address, control })
@@ -112,13 +116,7 @@ impl Program {
     }
 
     /// The same, with manners.
-    pub(crate) fn leech_with(
-        self,
-        world: &World,
-        torrent: &Torrent,
-        folder: &Path,
-        manners: Manners,
-    ) -> Result<Peer> {
+    pub(crate) fn leech_with(self, world: &World, torrent: &Torrent, folder: &Path, manners: Manners) -> Result<Peer> {
         let mut peer = self.start_with(world, torrent, folder, manners)?;
         peer.wait_for(State::Downloading)?;
         wait_for_listener(peer.address)?;

@@ -73,7 +73,9 @@ impl Session {
 
     /// Waits until it downloads and peers can connect by TCP or UDP.
     pub(crate) fn downloads(&mut self) -> Result<()> {
-        self.until("libtorrent downloads", |last| last["state"].as_str().is_some_and(|state| state.ends_with("downloading")))
+        self.until("libtorrent downloads", |last| {
+            last["state"].as_str().is_some_and(|state| state.ends_with("downloading"))
+        })
     }
 
     /// Waits until its DHT knows so many nodes.
