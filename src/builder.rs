@@ -74,6 +74,8 @@ pub struct EngineBuilder {
     pub(crate) seed: Option<u64>,
     pub(crate) plugins: Vec<Registered>,
     pub(crate) transports: Option<Vec<Arc<dyn Transport>>>,
+    /// The built-in transports to use; empty for all.
+    pub(crate) only_transports: Vec<String>,
     pub(crate) encryption: Option<Encryption>,
     pub(crate) datagrams: Arc<dyn DatagramFactory>,
     pub(crate) resolver: Arc<dyn Resolve>,
@@ -96,6 +98,7 @@ impl Default for EngineBuilder {
             seed: None,
             plugins: BUILTIN.iter().filter(|(name, _)| !OPT_IN.contains(name)).map(registered).collect(),
             transports: None,
+            only_transports: Vec::new(),
             encryption: None,
             datagrams: Arc::new(Udp),
             resolver: Arc::new(SystemResolver::new()),
@@ -176,7 +179,16 @@ impl EngineBuilder {
         self.plugins.retain(|plugin| keep(&plugin.name.0));
         self
     }
-    /// Ways to peers, in order of preference, instead of TCP; the first is also used to reach trackers.
+    /// Uses only these of the built-in transports (`tcp`, `utp`) for peers, not all of them. Trackers are always reached
+    /// over TCP.
+    pub fn only_transports(mut self, names: &[&str]) -> Self {
+        self.only_transports = names.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+    pub(crate) fn is_used(&self, transport: &str) -> bool {
+        self.only_transports.is_empty() || self.only_transports.iter().any(|name| name == transport)
+    }
+    /// Ways to peers, in order of preference, instead of the built-in ones; the first is also used to reach trackers.
     pub fn transports(mut self, transports: Vec<Arc<dyn Transport>>) -> Self {
         self.transports = Some(transports);
         self

@@ -8,8 +8,10 @@ use castanet_core::seams::{
 };
 use castanet_storage::notebook::FileNotebook;
 use castanet_transports::{
-    Settings,
+    BUILTIN, Settings,
     encrypted::{Encrypted, Encryption},
+    race::Race,
+    tcp,
     udp_mux::UdpMux,
 };
 
@@ -29,16 +31,20 @@ impl Ways {
     pub(crate) fn of(builder: &EngineBuilder) -> Result<Self, Error> {
         let start = |reason: String| Error::Start(reason);
         let seed = builder.seed.unwrap_or_else(|| fastrand::u64(..));
-        let plain: Vec<Arc<dyn Transport>> = match &builder.transports {
-            Some(transports) => transports.clone(),
-            None => castanet_transports::BUILTIN
-                .iter()
-                .map(|(_, build)| build(&Settings::default()))
-                .collect::<Result<_, _>>()
-                .map_err(|error| start(error.to_string()))?,
-        };
+        let datagrams = Arc::new(UdpMux::new(builder.datagrams.clone()));
+        let settings = Settings { bind: Vec::new(), datagrams: datagrams.clone(), seed };
         // Trackers and web servers know nothing of encryption as peers do it.
-        let dialer = plain.first().cloned().ok_or_else(|| start("an engine needs a transport".into()))?;
+        let (plain, dialer) = match &builder.transports {
+            Some(transports) => (transports.clone(), transports.first().cloned()),
+            None => {
+                let names = BUILTIN.iter().filter(|(name, _)| builder.is_used(name));
+                let built = names.map(|(_, build)| build(&settings)).collect::<Result<Vec<_>, _>>();
+                let built = built.and_then(|built| Ok((raced(built), Some(tcp::build(&settings)?))));
+                built.map_err(|error| start(error.to_string()))?
+            }
+        };
+        let needs_one = || start("an engine needs a transport".into());
+        let dialer = dialer.filter(|_| !plain.is_empty()).ok_or_else(needs_one)?;
         let default = if builder.transports.is_some() { Encryption::Disable } else { Encryption::Prefer };
         let encryption = builder.encryption.unwrap_or(default);
         let swarms = Swarms::default();
@@ -55,7 +61,7 @@ impl Ways {
             (None, None) => Arc::new(Scratchpad::default()),
         };
         let means = Means {
-            datagrams: Arc::new(UdpMux::new(builder.datagrams.clone())),
+            datagrams,
             dialer,
             resolver: builder.resolver.clone(),
             clock: clock::start(),
@@ -67,4 +73,9 @@ impl Ways {
         };
         Ok(Self { transports, means, swarms })
     }
+}
+
+/// Several ways as one that tries them all.
+fn raced(ways: Vec<Arc<dyn Transport>>) -> Vec<Arc<dyn Transport>> {
+    if ways.len() > 1 { vec![Arc::new(Race::new(ways))] } else { ways }
 }

@@ -245,8 +245,17 @@ pub(crate) struct Network {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportName {
     Tcp,
-    #[value(hide = true)]
     Utp,
+}
+
+impl TransportName {
+    /// The transport's own name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Utp => "utp",
+        }
+    }
 }
 
 /// Options of the contract whose turn has not come: those that turn something off are harmless, the others refused.

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use castanet::{BUILTIN_PLUGINS, Engine, EngineBuilder, Listen, Torrent};
 
-use crate::{
-    args::{Network, TransportName},
-    output,
-};
+use crate::{args::Network, output};
 
 /// The plugins that ask trackers.
 const TRACKERS: [&str; 2] = ["http-tracker", "udp-tracker"];
@@ -22,7 +19,6 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     if let Some(option) = network.later.refused() {
         bail!("{option} is not built yet; leave it out");
     }
-    ensure!(!network.transport.contains(&TransportName::Utp), "--transport utp is not built yet; leave it out");
     let builtin = || BUILTIN_PLUGINS.iter().map(|(name, _)| *name);
     let names = || builtin().chain(network.plugin.iter().map(|(name, _)| name.as_str()));
     for name in network.plugins.iter().flatten() {
@@ -37,6 +33,8 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     let mut builder = Engine::builder()
         .max_down(limit(network.max_down))
         .max_up(limit(network.max_up));
+    let transports: Vec<_> = network.transport.iter().map(|transport| transport.name()).collect();
+    builder = builder.only_transports(&transports);
     if let Some(encryption) = network.encryption {
         builder = builder.encryption(encryption.into());
     }

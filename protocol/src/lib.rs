@@ -7,6 +7,7 @@ pub mod assembly;
 pub mod dht;
 pub mod diagnosis;
 pub mod extension;
+pub mod holepunch;
 pub mod lsd;
 pub mod metadata;
 pub mod mse;
