@@ -30,9 +30,7 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
         );
     }
     let limit = |rate: Option<u64>| rate.filter(|rate| *rate > 0);
-    let mut builder = Engine::builder()
-        .max_down(limit(network.max_down))
-        .max_up(limit(network.max_up));
+    let mut builder = Engine::builder().max_down(limit(network.max_down)).max_up(limit(network.max_up));
     let transports: Vec<_> = network.transport.iter().map(|transport| transport.name()).collect();
     builder = builder.only_transports(&transports);
     if let Some(encryption) = network.encryption {

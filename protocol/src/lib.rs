@@ -19,5 +19,6 @@ pub mod swarm;
 pub mod timeline;
 pub mod tracker;
 pub mod unchoke;
+pub mod utp;
 pub mod web_seed;
 pub mod wire;

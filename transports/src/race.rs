@@ -126,7 +126,10 @@ impl Transport for Race {
                         return Ok(connection);
                     }
                     Some((_, Err(error))) => {
-                        failure = Some(failure.map_or_else(|| error, |earlier| worse(earlier, error)));
+                        failure = Some(match failure {
+                            None => error,
+                            Some(earlier) => worse(earlier, error),
+                        });
                     }
                     None if waiting.is_empty() => {
                         return Err(failure.unwrap_or(TransportError::Unsupported { transport: "race", to }));
@@ -223,7 +226,10 @@ mod tests {
         ) -> std::task::Poll<io::Result<usize>> {
             std::pin::Pin::new(&mut self.0).poll_write(cx, from)
         }
-        fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
             std::task::Poll::Ready(Ok(()))
         }
         fn poll_shutdown(

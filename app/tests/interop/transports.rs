@@ -151,3 +151,72 @@ mod encrypted {
         to(Program::Qbittorrent);
     }
 }
+
+mod utp {
+    use super::*;
+
+    const ONLY: &[&str] = &["--transport", "utp"];
+    const ONLY_ENCRYPTED: &[&str] = &["--transport", "utp", "--encryption", "require"];
+
+    fn libtorrent(encryption: Option<&str>) -> Value {
+        json!({ "encryption": encryption, "transports": ["utp"] })
+    }
+
+    #[test]
+    fn from_libtorrent_alone() {
+        from_libtorrent(&libtorrent(None), ONLY);
+    }
+
+    #[test]
+    fn to_libtorrent_alone() {
+        to_libtorrent(&libtorrent(None), ONLY);
+    }
+
+    #[test]
+    fn libtorrent_dials_it_alone() {
+        libtorrent_dials(&libtorrent(None), ONLY);
+    }
+
+    #[test]
+    fn from_libtorrent_encrypted() {
+        from_libtorrent(&libtorrent(Some("require")), ONLY_ENCRYPTED);
+    }
+
+    #[test]
+    fn libtorrent_dials_it_encrypted() {
+        libtorrent_dials(&libtorrent(Some("require")), ONLY_ENCRYPTED);
+    }
+
+    /// Nobody says which: TCP is tried, fails, and uTP takes over; and the other way round.
+    #[test]
+    fn from_libtorrent_that_has_no_tcp_by_a_race() {
+        from_libtorrent(&libtorrent(None), &[]);
+    }
+
+    #[test]
+    fn from_libtorrent_that_has_no_utp_by_a_race() {
+        from_libtorrent(&json!({ "transports": ["tcp"] }), &[]);
+    }
+
+    /// One seed by TCP alone, one by uTP alone, and one download from both.
+    #[test]
+    fn several_transports_in_one_swarm() {
+        world::test(|world| {
+            let torrent = torrent(world)?;
+            let (mut options, mut seeds) = (Vec::new(), Vec::new());
+            for transport in ["tcp", "utp"] {
+                let session = json!({ "transports": [transport], "up": 2_000_000 });
+                let mut seed = Session::start(world, &torrent, &torrent.folder, world.host(), &session)?;
+                seed.complete()?;
+                options.extend(["--peer".to_owned(), seed.address.to_string()]);
+                seeds.push(seed);
+            }
+            let folder = world.folder("get")?;
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let events = Castanet::get(world, &torrent.file, &folder, &options)?.complete()?;
+            let connected = events.iter().filter(|event| event["event"] == "peer_connected").count();
+            anyhow::ensure!(connected >= 2, "one seed was enough: {connected}");
+            torrent.same_in(&folder, false)
+        });
+    }
+}

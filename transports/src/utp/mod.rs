@@ -69,7 +69,8 @@ impl Utp {
         if let Some(socket) = there {
             return Ok(socket);
         }
-        let anywhere = || ANYWHERE.iter().filter_map(|addr| addr.parse().ok()).find(|a: &SocketAddr| a.is_ipv4() == to.is_ipv4());
+        let anywhere =
+            || ANYWHERE.iter().filter_map(|addr| addr.parse().ok()).find(|a: &SocketAddr| a.is_ipv4() == to.is_ipv4());
         let at = match bind_for(&self.bind, to, NAME)? {
             Some(bound) => bound,
             None => anywhere().ok_or(TransportError::Unsupported { transport: NAME, to })?,

@@ -1,0 +1,439 @@
+//! Two sockets over a link that a seed spoils: delay, jitter, loss, doubling, bandwidth, narrowness.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// How a link treats datagrams.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    delay: Duration,
+    jitter: Duration,
+    lost: f64,
+    doubled: f64,
+    /// Bytes a second, and bytes that may wait for their turn.
+    rate: Option<(f64, f64)>,
+    /// Larger datagrams vanish.
+    widest: usize,
+}
+
+const PERFECT: Link = Link {
+    delay: Duration::from_millis(10),
+    jitter: Duration::ZERO,
+    lost: 0.0,
+    doubled: 0.0,
+    rate: None,
+    widest: usize::MAX,
+};
+
+struct World {
+    ends: [Utp; 2],
+    link: Link,
+    random: fastrand::Rng,
+    now: Moment,
+    /// Datagrams under way: when they arrive, an order, where, and what.
+    way: BTreeSet<(Moment, u64, usize, Vec<u8>)>,
+    order: u64,
+    /// When each direction's link is free.
+    free: [Moment; 2],
+    events: [Vec<Event>; 2],
+    datagrams: u64,
+    longest: usize,
+}
+
+fn addr(end: usize) -> SocketAddr {
+    SocketAddr::new([192, 0, 2, end as u8].into(), 6881)
+}
+
+impl World {
+    fn new(link: Link, seed: u64) -> Self {
+        let mut ends = [Utp::new(Settings::default(), seed), Utp::new(Settings::default(), seed + 1)];
+        ends[1].set_accept(true);
+        Self {
+            ends,
+            link,
+            random: fastrand::Rng::with_seed(seed + 2),
+            now: Moment::from_secs(4000),
+            way: BTreeSet::new(),
+            order: 0,
+            free: [Moment::ZERO; 2],
+            events: [Vec::new(), Vec::new()],
+            datagrams: 0,
+            longest: 0,
+        }
+    }
+
+    fn send(&mut self, from: usize, datagram: &[u8]) {
+        let link = self.link;
+        self.datagrams += 1;
+        if self.random.f64() < link.lost || datagram.len() > link.widest {
+            return;
+        }
+        self.longest = self.longest.max(datagram.len());
+        let mut leaves = self.now;
+        if let Some((rate, queue)) = link.rate {
+            let waits = self.free[from].since(self.now).as_secs_f64();
+            if waits * rate > queue {
+                return;
+            }
+            leaves = self.free[from].max(self.now) + Duration::from_secs_f64((datagram.len() + 28) as f64 / rate);
+            self.free[from] = leaves;
+        }
+        for _ in 0..if self.random.f64() < link.doubled { 2 } else { 1 } {
+            let at = leaves + link.delay + link.jitter.mul_f64(self.random.f64());
+            self.order += 1;
+            self.way.insert((at, self.order, 1 - from, datagram.to_vec()));
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut out = Vec::new();
+        for end in 0..2 {
+            loop {
+                out.clear();
+                let Some(to) = self.ends[end].transmit(self.now, &mut out) else { break };
+                assert_eq!(to, addr(1 - end));
+                let datagram = std::mem::take(&mut out);
+                self.send(end, &datagram);
+            }
+            while let Some(event) = self.ends[end].event() {
+                self.events[end].push(event);
+            }
+        }
+    }
+
+    /// Goes on to what happens next; `false` if nothing does.
+    fn step(&mut self) -> bool {
+        self.flush();
+        let arrives = self.way.first().map(|(at, ..)| *at);
+        let due = self.ends.iter().filter_map(Utp::due).min();
+        let Some(next) = arrives.into_iter().chain(due).min() else { return false };
+        self.now = self.now.max(next);
+        while self.way.first().is_some_and(|(at, ..)| *at <= self.now) {
+            let Some((_, _, to, datagram)) = self.way.pop_first() else { break };
+            self.ends[to].hear(addr(1 - to), &datagram, self.now);
+        }
+        self.ends.iter_mut().for_each(|end| end.tick(self.now));
+        self.flush();
+        true
+    }
+
+    fn connect(&mut self) -> Id {
+        self.ends[0].connect(addr(1), self.now).unwrap()
+    }
+
+    fn incoming(&self) -> Option<Id> {
+        self.events[1].iter().find_map(|event| match event {
+            Event::Incoming(id, _) => Some(*id),
+            _ => None,
+        })
+    }
+}
+
+/// One side of a transfer.
+struct Side {
+    id: Option<Id>,
+    sends: Vec<u8>,
+    sent: usize,
+    got: Vec<u8>,
+    is_finished: bool,
+}
+
+impl Side {
+    fn new(bytes: usize, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let sends = std::iter::repeat_with(|| random.u8(..)).take(bytes).collect();
+        Self { id: None, sends, sent: 0, got: Vec::new(), is_finished: false }
+    }
+
+    fn act(&mut self, utp: &mut Utp, now: Moment) {
+        let Some(id) = self.id else { return };
+        self.sent += utp.write(id, &self.sends[self.sent..], now);
+        if self.sent == self.sends.len() {
+            utp.finish(id, now);
+        }
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match utp.read(id, &mut buffer, now) {
+                Read::Bytes(length) => self.got.extend_from_slice(&buffer[..length]),
+                Read::Empty => return,
+                Read::Finished => {
+                    self.is_finished = true;
+                    return;
+                }
+                Read::Ended(end) => panic!("{end}"),
+            }
+        }
+    }
+}
+
+/// Both send so many bytes at once; returns the world at the end.
+fn transfer(link: Link, bytes: [usize; 2], seed: u64) -> World {
+    let mut world = World::new(link, seed);
+    let mut sides = [Side::new(bytes[0], seed + 10), Side::new(bytes[1], seed + 11)];
+    sides[0].id = Some(world.connect());
+    let began = world.now;
+    while !sides.iter().all(|side| side.is_finished) {
+        assert!(world.step(), "nothing happens any more");
+        assert!(world.now.since(began) < Duration::from_secs(3600), "it takes for ever");
+        sides[1].id = sides[1].id.or(world.incoming());
+        for (side, utp) in sides.iter_mut().zip(&mut world.ends) {
+            side.act(utp, world.now);
+        }
+    }
+    assert!(sides[0].got == sides[1].sends && sides[1].got == sides[0].sends, "what arrived is what was sent");
+    for (side, utp) in sides.iter().zip(&mut world.ends) {
+        utp.close(side.id.unwrap(), world.now);
+    }
+    while world.step() {}
+    assert!(world.ends.iter().all(Utp::is_idle), "nothing is left behind");
+    world
+}
+
+#[test]
+fn bytes_both_ways_over_a_perfect_link() {
+    let world = transfer(PERFECT, [3_000_000, 1_000_000], 1);
+    assert_eq!(world.longest, LARGEST_V4, "the largest packet is found");
+}
+
+#[test]
+fn loss_doubling_and_disorder_change_nothing() {
+    for (seed, lost, doubled, jitter) in [(1, 0.01, 0.0, 0), (2, 0.05, 0.1, 5), (3, 0.2, 0.2, 30), (4, 0.0, 0.5, 50)] {
+        let link = Link { lost, doubled, jitter: Duration::from_millis(jitter), ..PERFECT };
+        transfer(link, [400_000, 300_000], seed);
+    }
+}
+
+#[test]
+fn numbers_that_wrap_change_nothing() {
+    // 120 MB are more than 65,536 packets.
+    transfer(Link { delay: Duration::from_millis(1), ..PERFECT }, [120_000_000, 0], 5);
+}
+
+#[test]
+fn a_narrow_way_is_found_out_without_losing_bytes() {
+    let world = transfer(Link { widest: 1400, ..PERFECT }, [2_000_000, 0], 6);
+    assert!((1380..=1400).contains(&world.longest), "{}", world.longest);
+}
+
+fn rate_of(link: Link, bytes: usize, seed: u64) -> (f64, World) {
+    let world = transfer(link, [bytes, 0], seed);
+    // The end comes after the last byte by one linger at most; the way's own time is small against the transfer.
+    let took = world.events[1].len();
+    assert!(took > 0);
+    let seconds = world.now.since(Moment::from_secs(4000)).as_secs_f64();
+    (bytes as f64 / seconds, world)
+}
+
+#[test]
+fn an_idle_link_is_filled() {
+    // 10 Mbit/s with room for half a second in its queue.
+    let rate = 1_250_000.0;
+    let link = Link { delay: Duration::from_millis(25), rate: Some((rate, rate / 2.0)), ..PERFECT };
+    let (got, _) = rate_of(link, 60_000_000, 7);
+    println!("{:.1} % of an idle link of 10 Mbit/s, 50 ms", 100.0 * got / rate);
+    assert!(got > 0.9 * rate, "{got}");
+}
+
+#[test]
+fn one_percent_of_loss_at_fifty_milliseconds() {
+    let link = Link { delay: Duration::from_millis(25), lost: 0.01, ..PERFECT };
+    let (got, _) = rate_of(link, 20_000_000, 8);
+    println!("{:.0} KiB/s at 50 ms and 1 % of loss", got / 1024.0);
+    assert!(got > 150.0 * 1024.0, "{got}");
+}
+
+#[test]
+fn a_flow_that_only_loss_holds_back_keeps_the_link() {
+    // A model of TCP (Reno: one packet more a round trip, half at a loss) shares the way with uTP.
+    let rate = 1_250_000.0;
+    let link = Link { delay: Duration::from_millis(25), rate: Some((rate, rate / 4.0)), ..PERFECT };
+    let mut world = World::new(link, 9);
+    let mut sides = [Side::new(200_000_000, 9), Side::new(0, 9)];
+    sides[0].id = Some(world.connect());
+    let (mut window, mut under_way) = (10.0_f64, VecDeque::<(Moment, bool)>::new());
+    let (mut tcp, mut utp, mut last_halved) = (0.0, 0, Moment::ZERO);
+    let (began, packet) = (world.now, 1500.0);
+    let half = Duration::from_secs(60);
+    while world.now.since(began) < 2 * half {
+        assert!(world.step());
+        sides[1].id = sides[1].id.or(world.incoming());
+        for (side, end) in sides.iter_mut().zip(&mut world.ends) {
+            side.act(end, world.now);
+        }
+        let is_counted = world.now.since(began) > half;
+        while under_way.front().is_some_and(|(at, _)| *at <= world.now) {
+            match under_way.pop_front() {
+                Some((_, true)) => {
+                    window += 1.0 / window;
+                    tcp += if is_counted { packet } else { 0.0 };
+                }
+                _ if world.now.since(last_halved) > Duration::from_millis(300) => {
+                    (window, last_halved) = ((window / 2.0).max(2.0), world.now);
+                }
+                _ => {}
+            }
+        }
+        while (under_way.len() as f64) < window {
+            let waits = world.free[0].since(world.now).as_secs_f64();
+            let arrives = waits * rate <= rate / 4.0;
+            if arrives {
+                world.free[0] = world.free[0].max(world.now) + Duration::from_secs_f64(packet / rate);
+            }
+            let known = world.free[0].max(world.now) + 2 * link.delay;
+            under_way.push_back((known, arrives));
+        }
+        if !is_counted {
+            utp = sides[1].got.len();
+        }
+    }
+    let utp = (sides[1].got.len() - utp) as f64;
+    println!(
+        "TCP keeps {:.1} % of the link, uTP has {:.1} %",
+        100.0 * tcp / (rate * 60.0),
+        100.0 * utp / (rate * 60.0)
+    );
+    assert!(tcp > 0.8 * rate * 60.0, "{tcp} {utp}");
+}
+
+#[test]
+fn nobody_there_ends_and_nobody_listening_refuses() {
+    let mut world = World::new(Link { lost: 1.0, ..PERFECT }, 10);
+    let id = world.connect();
+    while world.step() {}
+    assert_eq!(world.events[0], [Event::Ended(id, End::TimedOut)]);
+    let mut world = World::new(PERFECT, 11);
+    world.ends[1].set_accept(false);
+    let id = world.connect();
+    while world.step() {}
+    assert_eq!(world.events[0], [Event::Ended(id, End::Refused)]);
+    world.ends[0].close(id, world.now);
+    assert!(world.ends.iter().all(Utp::is_idle));
+}
+
+#[test]
+fn who_vanishes_is_missed_and_who_is_told_off_knows() {
+    let mut world = World::new(PERFECT, 12);
+    let id = world.connect();
+    world.ends[0].write(id, b"hello", world.now);
+    while world.incoming().is_none() {
+        world.step();
+    }
+    // The other side forgets everything, as a program that begins anew.
+    let old = std::mem::replace(&mut world.ends[1], Utp::new(Settings::default(), 1));
+    assert!(!old.is_idle());
+    while world.step() {}
+    world.ends[0].write(id, b"are you there?", world.now);
+    while world.step() {}
+    assert_eq!(world.events[0].last(), Some(&Event::Ended(id, End::Reset)));
+    let mut world = World::new(PERFECT, 13);
+    let id = world.connect();
+    world.ends[0].write(id, &[0; 100_000], world.now);
+    while world.incoming().is_none() {
+        world.step();
+    }
+    world.link.lost = 1.0;
+    while world.step() {}
+    assert_eq!(world.events[0].last(), Some(&Event::Ended(id, End::TimedOut)));
+}
+
+#[test]
+fn a_reader_that_rests_stops_the_writer_and_nothing_is_lost() {
+    let mut world = World::new(PERFECT, 14);
+    let mut side = Side::new(5_000_000, 14);
+    side.id = Some(world.connect());
+    for _ in 0..20_000 {
+        world.step();
+        side.act(&mut world.ends[0], world.now);
+    }
+    let at_rest = side.sent;
+    assert!(at_rest < 4_000_000, "{at_rest} bytes are believed to have a place");
+    let mut reader = Side::new(0, 0);
+    reader.id = world.incoming();
+    while !reader.is_finished {
+        assert!(world.step(), "the window never opens again");
+        side.act(&mut world.ends[0], world.now);
+        reader.act(&mut world.ends[1], world.now);
+    }
+    assert!(reader.got == side.sends);
+}
+
+#[test]
+fn a_flood_of_strangers_keeps_nobody_out_and_is_bounded() {
+    let mut utp = Utp::new(Settings::default(), 15);
+    utp.set_accept(true);
+    let mut out = Vec::new();
+    for n in 0..100_000u32 {
+        let from = SocketAddr::new(std::net::Ipv4Addr::from(n).into(), 1);
+        let syn = Header {
+            kind: Kind::Syn,
+            connection: n as u16,
+            sent: 1,
+            delay: 0,
+            window: 9,
+            number: 1,
+            ack: 0,
+            sack: Sack::default(),
+        };
+        out.clear();
+        syn.write(0, &mut out);
+        utp.hear(from, &out, Moment::ZERO);
+    }
+    assert!(utp.connections.len() <= 256 && utp.senders.len() <= 100_000 && utp.event().is_none());
+    while utp.transmit(Moment::ZERO, &mut out).is_some() {
+        out.clear();
+    }
+    assert!(utp.senders.is_empty() && utp.routes.len() <= 256);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A third party, or a broken way, adds packets of every kind to a connection that lives.
+    #[test]
+    fn no_packet_panics_or_breaks_a_bound(
+        seed in 0u64..1 << 40,
+        noise in prop::collection::vec((any::<[u8; 8]>(), 0usize..60, 0u8..6), 1..200),
+    ) {
+        let mut world = World::new(Link { lost: 0.05, jitter: Duration::from_millis(20), ..PERFECT }, seed);
+        let id = world.connect();
+        world.ends[0].write(id, &[7; 50_000], world.now);
+        let mut seen = Vec::new();
+        for (bytes, length, how) in noise {
+            world.step();
+            if let Some((.., datagram)) = world.way.first() {
+                seen = datagram.clone();
+            }
+            let mut datagram = seen.clone();
+            match how {
+                0 => datagram = bytes.repeat(length),
+                1 => datagram.truncate(length),
+                2 if !datagram.is_empty() => {
+                    let at = usize::from(bytes[0]) % datagram.len();
+                    datagram[at] ^= bytes[1] | 1;
+                }
+                3 => datagram.extend(bytes.repeat(length * 30)),
+                4 if datagram.len() >= 20 => datagram[16..20].copy_from_slice(&bytes[..4]),
+                _ => {}
+            }
+            for end in 0..2 {
+                world.ends[end].hear(addr(1 - end), &datagram, world.now);
+                prop_assert!(world.ends[end].connections.len() <= 300);
+            }
+        }
+        for end in 0..2 {
+            let ids: Vec<Id> = world.ends[end].connections.keys().copied().collect();
+            for id in ids {
+                world.ends[end].close(id, world.now);
+            }
+        }
+        for _ in 0..10_000 {
+            if !world.step() {
+                break;
+            }
+        }
+        prop_assert!(world.ends.iter().all(|end| end.connections.values().all(|c| c.state == State::SynReceived || c.state == State::SynSent)));
+    }
+}
