@@ -1,6 +1,6 @@
 //! Several ways to a peer, raced: the first that connects is used, and tried first the next time (as in RFC 8305).
 //!
-//! Dialling begins with the preferred way; the next joins in when it has failed or taken a quarter of a second, and whoever
+//! A way that connects to a peer which then hangs up is tried last soon after. Dialling begins with the preferred way; the next joins in when it has failed or taken a quarter of a second, and whoever
 //! is late is given up. Listening is on all ways at one port, as peers expect.
 
 use std::{
@@ -17,12 +17,14 @@ use futures_util::{
     StreamExt as _,
     stream::{FuturesUnordered, select_all},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a way may take before the next is tried beside it: the "connection attempt delay" of RFC 8305.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// Peers of which it is remembered what worked.
 const MOST_REMEMBERED: usize = 4096;
+/// Who is dialled again so soon has not stayed: the way that worked led to nothing.
+const SOON: Duration = Duration::from_secs(300);
 /// How often another port is tried when the system's choice for the first way is taken for another.
 const PORTS: usize = 16;
 
@@ -35,13 +37,13 @@ pub struct Race {
 /// What worked for whom, the latest last in `order`.
 #[derive(Default)]
 struct Memory {
-    worked: BTreeMap<SocketAddr, usize>,
+    worked: BTreeMap<SocketAddr, (usize, Instant)>,
     order: VecDeque<SocketAddr>,
 }
 
 impl Memory {
     fn remember(&mut self, peer: SocketAddr, way: usize) {
-        if self.worked.insert(peer, way).is_none() {
+        if self.worked.insert(peer, (way, Instant::now())).is_none() {
             self.order.push_back(peer);
         }
         if self.order.len() > MOST_REMEMBERED
@@ -62,11 +64,15 @@ impl Race {
         act(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The ways by their numbers, the one that worked for this peer first.
+    /// The ways by their numbers, the one that worked for this peer first; last if it did so just now.
     fn order(&self, to: SocketAddr) -> VecDeque<usize> {
-        let first = self.with(|memory| memory.worked.get(&to).copied());
-        let others = (0..self.ways.len()).filter(|way| Some(*way) != first);
-        first.into_iter().chain(others).collect()
+        let worked = self.with(|memory| memory.worked.get(&to).copied());
+        let others = (0..self.ways.len()).filter(|way| worked.is_none_or(|(worked, _)| worked != *way));
+        match worked {
+            Some((way, at)) if at.elapsed() < SOON => others.chain([way]).collect(),
+            Some((way, _)) => [way].into_iter().chain(others).collect(),
+            None => others.collect(),
+        }
     }
 
     async fn listen_once(&self, on: SocketAddr) -> Result<Vec<Listener>, TransportError> {
@@ -160,7 +166,7 @@ impl Transport for Race {
 mod tests {
     use castanet_core::seams::transport::BoxStream;
     use futures_util::{StreamExt as _, stream};
-    use tokio::{io::duplex, time::Instant};
+    use tokio::io::duplex;
 
     use super::*;
 
@@ -298,9 +304,18 @@ mod tests {
         let course = course((5_000, true), (100, true));
         assert_eq!(course.run().await, Ok("second"));
         assert_eq!(course.begun(), [("first", ms(0)), ("second", HEAD_START), ("first", Duration::MAX)]);
+        sleep(SOON).await;
         let then = course.epoch.elapsed();
         assert_eq!(course.run().await, Ok("second"));
         assert_eq!(course.begun(), [("second", then)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_connects_but_does_not_stay_is_tried_last() {
+        let course = course((10, true), (10, true));
+        assert_eq!(course.run().await, Ok("first"));
+        sleep(ms(1000)).await;
+        assert_eq!(course.run().await, Ok("second"));
     }
 
     #[tokio::test(start_paused = true)]

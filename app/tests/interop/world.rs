@@ -292,19 +292,21 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> 
     Ok(())
 }
 
-/// Waits until a program of this world listens at `address` (TCP), without connecting to it.
+/// Waits until a program of this world listens at `address` (over TCP, or by a UDP socket), without connecting to it.
 pub(crate) fn wait_for_listener(address: impl Into<SocketAddr>) -> Result<()> {
     let address = address.into();
     wait_until(&format!("something listens at {address}"), || {
         let port = format!(":{:04X}", address.port());
-        let listens = |table: String| {
+        // The state of a TCP socket that listens, and of a UDP socket that is bound.
+        let listens = |name: &str, listening: &str| {
+            let table = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
             table.lines().any(|line| {
                 let mut columns = line.split_whitespace().skip(1);
                 let (local, _, state) = (columns.next(), columns.next(), columns.next());
-                local.is_some_and(|local| local.ends_with(&port)) && state == Some("0A")
+                local.is_some_and(|local| local.ends_with(&port)) && state == Some(listening)
             })
         };
-        let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-        Ok(listens(table("tcp")) || listens(table("tcp6")))
+        let tables = [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")];
+        Ok(tables.iter().any(|(name, listening)| listens(name, listening)))
     })
 }
