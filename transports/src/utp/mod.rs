@@ -1,7 +1,7 @@
 //! uTP, the transport that yields to everything else (BEP 29), over the session's UDP sockets.
 //!
-//! The protocol is a machine, `castanet_protocol::utp`; here are the task that moves its datagrams ([`socket`]) and the
-//! streams that come out ([`stream`]). Who dials does so from where we listen, if the peer can be reached from there, so
+//! The protocol is a machine, `castanet_protocol::utp`; here are the task that moves its datagrams (`socket`) and the
+//! streams that come out (`stream`). Who dials does so from where we listen, if the peer can be reached from there, so
 //! that a NAT which lets our packets out lets the peer's in.
 
 mod socket;
