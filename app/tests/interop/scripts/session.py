@@ -2,7 +2,8 @@
 
 A libtorrent session as the JSON object CONFIG describes it: "address" and "folder"; "torrent" (a file) or "magnet"; what
 it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial); how it may reach them:
-"encryption" ("require" or "disable"), "transports" (a list of "tcp" and "utp"). With "idle" it downloads next to nothing. Every line on
+"encryption" ("require" or "disable"), "transports" (a list of "tcp" and "utp"). Unless "dials" is
+false it dials whom it finds. With "idle" it downloads next to nothing. Every line on
 stdout is a JSON object: {"state", "done", "nodes", "announced"} when one of them changed.
 """
 import json
@@ -17,7 +18,8 @@ config = json.loads(sys.argv[1])
 def ways():
     """How peers may be reached."""
     chosen = config.get("transports", ["tcp", "utp"])
-    ways = {f"enable_{way}_{name}": name in chosen for way in ("incoming", "outgoing") for name in ("tcp", "utp")}
+    ways = {f"enable_incoming_{name}": name in chosen for name in ("tcp", "utp")}
+    ways |= {f"enable_outgoing_{name}": name in chosen and config.get("dials", True) for name in ("tcp", "utp")}
     policy = {"require": lt.enc_policy.forced, "disable": lt.enc_policy.disabled}.get(config.get("encryption"))
     if policy is not None:
         ways |= {"in_enc_policy": int(policy), "out_enc_policy": int(policy), "allowed_enc_level": int(lt.enc_level.rc4)}
