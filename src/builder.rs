@@ -19,9 +19,10 @@ use castanet_core::{
         transport::Transport,
     },
 };
-use castanet_plugins::{BUILTIN, OPT_IN};
+use castanet_plugins::{BUILTIN, OPENS_SOCKETS, OPT_IN, process};
+use castanet_protocol::portmap::PortMapping;
 use castanet_storage::files::FilesFactory;
-use castanet_transports::{encrypted::Encryption, resolver::SystemResolver, udp::Udp};
+use castanet_transports::{encrypted::Encryption, interface::Interface, socks::Proxy};
 
 use crate::{
     engine::{Engine, Error},
@@ -77,8 +78,12 @@ pub struct EngineBuilder {
     /// The built-in transports to use; empty for all.
     pub(crate) only_transports: Vec<String>,
     pub(crate) encryption: Option<Encryption>,
-    pub(crate) datagrams: Arc<dyn DatagramFactory>,
-    pub(crate) resolver: Arc<dyn Resolve>,
+    /// `None` if nobody said how, or that not.
+    pub(crate) port_mapping: Option<Option<PortMapping>>,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) interface: Option<Arc<Interface>>,
+    pub(crate) datagrams: Option<Arc<dyn DatagramFactory>>,
+    pub(crate) resolver: Option<Arc<dyn Resolve>>,
     pub(crate) storage: Arc<dyn StorageFactory>,
     pub(crate) resume: Option<Arc<dyn ResumeStore>>,
     pub(crate) notebook: Option<Arc<dyn Notebook>>,
@@ -100,8 +105,11 @@ impl Default for EngineBuilder {
             transports: None,
             only_transports: Vec::new(),
             encryption: None,
-            datagrams: Arc::new(Udp),
-            resolver: Arc::new(SystemResolver::new()),
+            port_mapping: None,
+            proxy: None,
+            interface: None,
+            datagrams: None,
+            resolver: None,
             storage: Arc::new(FilesFactory::new(MOST_OPEN_FILES)),
             resume: None,
             notebook: None,
@@ -128,12 +136,28 @@ impl EngineBuilder {
     }
     /// Download limit of all torrents together, bytes per second.
     pub fn max_down(mut self, rate: Option<u64>) -> Self {
-        self.config.down = rate;
+        self.config.limits.down = rate;
         self
     }
     /// Upload limit of all torrents together, bytes per second.
     pub fn max_up(mut self, rate: Option<u64>) -> Self {
-        self.config.up = rate;
+        self.config.limits.up = rate;
+        self
+    }
+    /// Download limit of each connection to a peer, bytes per second.
+    pub fn max_down_per_peer(mut self, rate: Option<u64>) -> Self {
+        self.config.limits.down_per_peer = rate;
+        self
+    }
+    /// Upload limit of each connection to a peer, bytes per second.
+    pub fn max_up_per_peer(mut self, rate: Option<u64>) -> Self {
+        self.config.limits.up_per_peer = rate;
+        self
+    }
+    /// Peers on this machine, in private networks and in the subnets of its interfaces neither count towards limits nor wait
+    /// for them. Default: they do.
+    pub fn exempt_lan(mut self, yes: bool) -> Self {
+        self.config.exempt_lan = yes;
         self
     }
     /// Open connections of one torrent.
@@ -198,14 +222,33 @@ impl EngineBuilder {
         self.encryption = Some(encryption);
         self
     }
+    /// How routers are asked to let peers in, by PCP, NAT-PMP or UPnP; `None`: they are not. Default: all three in turn, but
+    /// nobody is asked with transports of your own.
+    pub fn port_mapping(mut self, port_mapping: Option<PortMapping>) -> Self {
+        self.port_mapping = Some(port_mapping);
+        self
+    }
+    /// Sends everything through a SOCKS5 proxy, names to look up included. What it cannot carry is off: listening, and
+    /// the search for neighbours. Plugins that are programs have sockets of their own and do as they like.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+    /// Lets everything leave by this interface or not at all; while it is gone, everything waits. [`Listen::Everywhere`]
+    /// is everywhere on it. Plugins that open sockets of their own are refused then, and so are transports, datagrams and
+    /// a resolver of one's own.
+    pub fn interface(mut self, interface: Interface) -> Self {
+        self.interface = Some(Arc::new(interface));
+        self
+    }
     /// Datagrams instead of the system's UDP.
     pub fn datagrams(mut self, datagrams: Arc<dyn DatagramFactory>) -> Self {
-        self.datagrams = datagrams;
+        self.datagrams = Some(datagrams);
         self
     }
     /// Names instead of the system's resolver.
     pub fn resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
-        self.resolver = resolver;
+        self.resolver = Some(resolver);
         self
     }
     /// Storage instead of files.
@@ -258,11 +301,25 @@ impl EngineBuilder {
         let Ways { means, .. } = Ways::of(self)?;
         castanet_plugins::http_tracker::fetch(&means, url, largest).await.map_err(Error::Fetch)
     }
+    /// What could leave by another way than the interface, by its name.
+    pub(crate) fn stray(&self) -> Option<&str> {
+        let is_own = |plugin: &&Registered| {
+            OPENS_SOCKETS.contains(&&*plugin.name.0) || std::ptr::fn_addr_eq(plugin.build, process::build as Build)
+        };
+        let plugin = self.plugins.iter().find(is_own).map(|plugin| &*plugin.name.0);
+        let own = [
+            (self.transports.is_some(), "a transport of one's own"),
+            (self.datagrams.is_some(), "datagrams of one's own"),
+            (self.resolver.is_some(), "a resolver of one's own"),
+        ];
+        plugin.or_else(|| own.into_iter().find_map(|(is_there, what)| is_there.then_some(what)))
+    }
     /// Starts the engine.
     ///
     /// # Errors
-    /// If it cannot listen where it was told to, or the state folder cannot be used.
+    /// If it cannot listen where it was told to, or the state folder cannot be used, or a proxy cannot carry what was
+    /// asked for by name.
     pub async fn start(self) -> Result<Engine, Error> {
-        Engine::start(self).await
+        Engine::start(self.behind_its_proxy()?).await
     }
 }

@@ -6,15 +6,17 @@ use actix::{Actor as _, Addr};
 use castanet_actors::{
     disk::DiskPool,
     messages::session::{
-        AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SetLimits, Shutdown,
+        AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SetLimits, SetPeerLimits,
+        Shutdown,
     },
     placement::Placement,
-    session::{Session, listen},
-    shared::{Parts, Shared},
+    session::{Listening, Session},
+    shared::{Config, Parts, Shared},
 };
 use castanet_core::{TorrentId, seams::resume::ResumeStore};
+use castanet_protocol::portmap::{PortMapping, Report as PortReport};
 use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use castanet_actors::messages::session::SessionSnapshot as SessionState;
 
@@ -47,6 +49,7 @@ pub enum Error {
 pub struct Engine {
     session: Addr<Session>,
     listening: Vec<SocketAddr>,
+    port_report: watch::Receiver<Option<PortReport>>,
     thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -58,8 +61,8 @@ impl Engine {
 
     pub(crate) async fn start(builder: EngineBuilder) -> Result<Self, Error> {
         if builder.in_place {
-            let (session, listening) = open(builder).await?;
-            return Ok(Self { session, listening, thread: None });
+            let (session, listening, port_report) = open(builder).await?;
+            return Ok(Self { session, listening, port_report, thread: None });
         }
         let (started, start) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -76,8 +79,8 @@ impl Engine {
             .name("castanet".into())
             .spawn(run)
             .map_err(|error| Error::Start(format!("cannot start a thread: {error}")))?;
-        let (session, listening) = start.await.map_err(|_| Error::Stopped)??;
-        Ok(Self { session, listening, thread: Some((stop, thread)) })
+        let (session, listening, port_report) = start.await.map_err(|_| Error::Stopped)??;
+        Ok(Self { session, listening, port_report, thread: Some((stop, thread)) })
     }
 
     /// Adds a torrent and starts it.
@@ -100,13 +103,21 @@ impl Engine {
     pub async fn remove(&self, torrent: TorrentId) -> bool {
         self.session.send(RemoveTorrent(torrent)).await.unwrap_or(false)
     }
-    /// Changes the limits of all torrents together, bytes per second.
+    /// Changes the limits of all torrents together, bytes per second. They hold at once.
     pub async fn set_limits(&self, down: Option<u64>, up: Option<u64>) {
         let _ = self.session.send(SetLimits { down, up }).await;
+    }
+    /// Changes the limits of each connection to a peer, bytes per second. They hold at once.
+    pub async fn set_peer_limits(&self, down: Option<u64>, up: Option<u64>) {
+        let _ = self.session.send(SetPeerLimits { down, up }).await;
     }
     /// Where it listens for peers.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+    /// What becomes of asking the router to let peers in: `None` while nothing is known, or where nobody is asked.
+    pub fn port_reports(&self) -> watch::Receiver<Option<PortReport>> {
+        self.port_report.clone()
     }
     /// The state of the whole session; `None` if it has stopped.
     pub async fn state(&self) -> Option<SessionState> {
@@ -123,7 +134,10 @@ impl Engine {
     }
 }
 
-async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>), Error> {
+/// What an engine is made of.
+type Opened = (Addr<Session>, Vec<SocketAddr>, watch::Receiver<Option<PortReport>>);
+
+async fn open(builder: EngineBuilder) -> Result<Opened, Error> {
     let start = |reason: String| Error::Start(reason);
     let Ways { transports, means, swarms } = Ways::of(&builder)?;
     let resume: Arc<dyn ResumeStore> = match (builder.resume, builder.state_folder) {
@@ -131,18 +145,21 @@ async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>)
         (None, Some(folder)) => Arc::new(FileResumeStore::new(folder.join("resume"))),
         (None, None) => Arc::new(MemoryResumeStore::new()),
     };
-    let mut listeners = Err(String::new());
+    let mut opened = Err(String::new());
     for addrs in builder.listen.attempts() {
-        listeners = listen(&transports, &addrs).await;
-        if listeners.is_ok() {
+        opened = Listening::open(&transports, &addrs).await;
+        if opened.is_ok() {
             break;
         }
     }
-    let listeners = listeners.map_err(start)?;
+    let opened = opened.map_err(start)?;
     let disk = DiskPool::new(builder.disk_threads, builder.hasher)
         .map_err(|error| start(format!("cannot start the disk threads: {error}")))?;
     let seed = means.seed;
     let placement = if builder.in_place { Placement::here() } else { Placement::threads(builder.torrent_threads) };
+    // In a network of one's own nobody is there to be asked.
+    let default = || builder.transports.is_none().then(PortMapping::default);
+    let port_mapping = builder.port_mapping.clone().unwrap_or_else(default);
     let shared = Shared::new(Parts {
         web: castanet_plugins::web::build(&means),
         disk: Arc::new(disk),
@@ -150,11 +167,12 @@ async fn open(builder: EngineBuilder) -> Result<(Addr<Session>, Vec<SocketAddr>)
         resume,
         transports,
         means,
-        config: builder.config,
+        config: Config { port_mapping, ..builder.config },
         swarms,
         seed,
     });
-    let listening = listeners.iter().map(|(listener, _)| listener.local).collect();
-    let session = Session::new(shared, placement, listeners, builder.plugins).start();
-    Ok((session, listening))
+    let listening = opened.addresses();
+    let port_reports = shared.port_report.subscribe();
+    let session = Session::new(shared, placement, opened, builder.plugins).start();
+    Ok((session, listening, port_reports))
 }

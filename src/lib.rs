@@ -37,6 +37,7 @@
 mod builder;
 mod clock;
 mod engine;
+mod proxied;
 mod torrent;
 mod ways;
 
@@ -45,6 +46,7 @@ pub use castanet_actors::messages::torrent::{
     Happening, Phase, PluginReport, TorrentEvent, TorrentSnapshot as TorrentState,
 };
 pub use castanet_actors::metered::Cost;
+pub use castanet_actors::shared::Limits;
 pub use castanet_core::{
     Bitfield, Geometry, InfoHashes, Metainfo, Moment, PeerId, PieceIndex, PluginName, TorrentId,
     magnet::{self, Magnet},
@@ -55,10 +57,15 @@ pub use castanet_plugins::{BUILTIN as BUILTIN_PLUGINS, OPT_IN as OPT_IN_PLUGINS,
 pub use castanet_protocol::{
     diagnosis::Diagnosis,
     picker::Priority,
+    portmap::{Method as MappingMethod, OpenPort, PortMapping, Report as PortReport},
     rate::eta,
     swarm::Worth,
     timeline::{self, Timeline},
 };
-pub use castanet_transports::encrypted::Encryption;
+pub use castanet_transports::{
+    encrypted::Encryption,
+    interface::Interface,
+    socks::{Proxy, ProxyError},
+};
 pub use engine::{Engine, Error, SessionState};
 pub use torrent::{Torrent, TorrentHandle, selected};

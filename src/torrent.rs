@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use castanet_actors::messages::session::{Choose, Source, TorrentAdded, TorrentSpec};
+use actix::WeakRecipient;
+use castanet_actors::messages::session::{Choose, SetLimits, SetPeerLimits, Source, TorrentAdded, TorrentSpec};
+use castanet_actors::shared::Limits;
 use castanet_core::{Metainfo, PluginName, TorrentId, magnet::Magnet, seams::storage::Allocation};
 use castanet_protocol::picker::Priority;
 use tokio::sync::{broadcast, watch};
@@ -38,6 +40,7 @@ impl Torrent {
             peers: Vec::new(),
             trackers: Vec::new(),
             allow: None,
+            limits: Limits::default(),
             recheck: false,
             check_only: false,
             seed_only: false,
@@ -68,6 +71,7 @@ impl Torrent {
     }
     /// Only these discovery plugins may serve it. It holds from the first moment, before the metadata have shown
     /// whether the torrent is private (BEP 27). The trackers that a magnet link names are asked by the tracker plugins.
+    /// Peers are reached by way of others (BEP 55) only if `holepunch` is among them.
     pub fn allow_plugins(mut self, plugins: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.0.allow = Some(plugins.into_iter().map(|name| PluginName::from(name.as_ref())).collect());
         self
@@ -85,6 +89,11 @@ impl Torrent {
     /// Trackers besides the torrent's own.
     pub fn trackers(mut self, trackers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.0.trackers.extend(trackers.into_iter().map(Into::into));
+        self
+    }
+    /// Rate limits of this torrent; the engine's hold besides.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.0.limits = limits;
         self
     }
     /// Hash everything, whatever the resume data say.
@@ -122,11 +131,14 @@ pub struct TorrentHandle {
     id: TorrentId,
     events: broadcast::Receiver<TorrentEvent>,
     state: watch::Receiver<TorrentState>,
+    set_limits: WeakRecipient<SetLimits>,
+    set_peer_limits: WeakRecipient<SetPeerLimits>,
 }
 
 impl TorrentHandle {
     pub(crate) fn new(added: TorrentAdded) -> Self {
-        Self { id: added.torrent, events: added.events, state: added.state }
+        let TorrentAdded { torrent: id, events, state, set_limits, set_peer_limits } = added;
+        Self { id, events, state, set_limits, set_peer_limits }
     }
     /// The torrent's name in its engine.
     pub fn id(&self) -> TorrentId {
@@ -155,6 +167,18 @@ impl TorrentHandle {
     /// A second stream of events, from now on.
     pub fn events(&self) -> broadcast::Receiver<TorrentEvent> {
         self.events.resubscribe()
+    }
+    /// Changes the torrent's limits, bytes per second; the engine's hold besides. They hold at once.
+    pub async fn set_limits(&self, down: Option<u64>, up: Option<u64>) {
+        if let Some(torrent) = self.set_limits.upgrade() {
+            let _ = torrent.send(SetLimits { down, up }).await;
+        }
+    }
+    /// Changes the limits of each of the torrent's connections, bytes per second; where the engine has lower ones, those hold.
+    pub async fn set_peer_limits(&self, down: Option<u64>, up: Option<u64>) {
+        if let Some(torrent) = self.set_peer_limits.upgrade() {
+            let _ = torrent.send(SetPeerLimits { down, up }).await;
+        }
     }
     /// Waits until every wanted piece is on disk.
     ///

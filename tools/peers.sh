@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the BitTorrent programs that the interop tests run beside Castanet, as far as they are missing:
-# Debian's packages into the system, the packages of PyPI and npm into target/peers. Says what it installs.
+# Debian's packages into the system (proxies, which would run as services there, into target/peers), those of PyPI and npm
+# into target/peers. Says what it installs.
 # Where it may not install system packages, it prints the one command that would, and fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +17,11 @@ need rtorrent rtorrent
 need opentracker opentracker
 need mktorrent mktorrent
 need busybox busybox
+# The program alone: the service is in another package.
+[[ -x /usr/sbin/miniupnpd ]] || packages+=(miniupnpd-nftables)
+[[ -x /usr/sbin/nft ]] || packages+=(nftables)
 need ip iproute2
+need nft nftables
 need setpriv util-linux
 need node nodejs
 need npm npm
@@ -42,6 +47,24 @@ if ((${#packages[@]})); then
 fi
 
 mkdir -p "$peers"
+# Unpacked, not installed: installing a proxy would start it as a service.
+proxies=(microsocks dante-server libwrap0)
+if [[ $(cat "$peers/proxies/.castanet" 2>/dev/null) != "${proxies[*]}" ]]; then
+    echo "Unpacking from Debian into $peers: ${proxies[*]}"
+    rm -rf "$peers/proxies"
+    mkdir -p "$peers/proxies/packages"
+    # apt's own user may not write there, which root does not mind.
+    download() { (cd "$peers/proxies/packages" && apt-get download -q -o APT::Sandbox::User=root "${proxies[@]}" >/dev/null); }
+    download 2>/dev/null || { ((EUID == 0)) && apt-get update -qq && download; } || {
+        echo "The packages ${proxies[*]} cannot be downloaded; this may help: sudo apt-get update" >&2
+        exit 1
+    }
+    for package in "$peers"/proxies/packages/*.deb; do
+        dpkg --extract "$package" "$peers/proxies"
+    done
+    rm -r "$peers/proxies/packages"
+    echo "${proxies[*]}" >"$peers/proxies/.castanet"
+fi
 if ! "$peers/venv/bin/python" -c 'import libtorrent; assert libtorrent.__version__.startswith("2.1.")' 2>/dev/null; then
     echo "Installing from PyPI into $peers: libtorrent 2.1"
     python3 -m venv --clear "$peers/venv"

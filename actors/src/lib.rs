@@ -1,7 +1,7 @@
 //! Floor 4: the actors, thin shells that wait and pass on. Decisions are in `castanet-protocol`, what touches the world is
 //! behind the seams of `castanet-core`.
 //!
-//! session → torrents, discovery plugins; torrent → storage, pieces, peers. The whole vocabulary is in [`messages`];
+//! session → torrents, discovery plugins, port mapper; torrent → storage, pieces, peers. The whole vocabulary is in [`messages`];
 //! docs/ACTORS.md says what may be relied upon.
 
 pub mod budget;
@@ -14,6 +14,7 @@ pub mod metered;
 pub mod peer;
 pub mod pieces;
 pub mod placement;
+pub mod port_mapper;
 pub mod session;
 mod shake;
 pub mod shared;

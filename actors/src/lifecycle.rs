@@ -33,6 +33,8 @@ pub enum Child {
     Torrent(TorrentId),
     /// A discovery plugin of the session.
     Discovery(PluginName),
+    /// The port mapper of the session.
+    PortMapper,
     /// The piece manager of a torrent.
     Pieces,
     /// The storage of a torrent.

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use castanet_core::seams::{
-    datagrams::{DatagramFactory, Datagrams, Protocol},
+    datagrams::{DatagramFactory, Datagrams, Protocol, WaysOut},
     means::Means,
     transport::{Connection, DialOptions, Duplex, Listener, ReadHalf, Transport, TransportError, WriteHalf},
 };
@@ -100,8 +100,14 @@ impl DatagramFactory for MeteredFactory {
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         self.count(self.inner.join(group, interface).await)
     }
-    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+    fn ways_out(&self) -> WaysOut {
         self.inner.ways_out()
+    }
+    fn is_neighbour(&self, ip: IpAddr) -> bool {
+        self.inner.is_neighbour(ip)
+    }
+    fn gateway(&self, from: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.inner.gateway(from)
     }
 }
 
@@ -125,6 +131,9 @@ impl Datagrams for MeteredDatagrams {
         let (length, from) = self.inner.recv_from(buffer).await?;
         self.meter.datagram_received(length);
         Ok((length, from))
+    }
+    fn is_lost(&self) -> bool {
+        self.inner.is_lost()
     }
 }
 

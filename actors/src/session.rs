@@ -1,11 +1,15 @@
 //! The session: all torrents, the listeners, and the discovery plugins that serve every torrent.
 //!
+//! `network` listens and watches the network, `mapping` has routers let peers in.
+//!
 //! Owns what is shared and supervises: a torrent that dies is reported and forgotten, a plugin that dies is made anew with
-//! a growing pause and told to every torrent. Ends on `Shutdown`, when every torrent has said good-bye and saved.
+//! a growing pause and told to every torrent, so is the port mapper. Ends on `Shutdown`, when every torrent has said good-bye and saved.
+
+mod mapping;
+mod network;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -15,33 +19,30 @@ use actix::prelude::*;
 use castanet_core::{
     InfoHashes, PluginName, TorrentId,
     seams::{
-        discovery::{Build, DiscoveryError, News, Settings},
-        transport::{Listener, Transport},
+        datagrams::WaysOut,
+        discovery::{Build, DiscoveryError, Settings},
     },
 };
-use castanet_protocol::wire::{Handshake, Reserved};
-use futures_util::{StreamExt, future::join_all};
-use tokio::{
-    sync::{broadcast, watch},
-    task::JoinSet,
-};
+use futures_util::future::{join, join_all};
+use tokio::sync::{broadcast, watch};
 
+pub use self::network::Listening;
+use self::{mapping::Mapping, network::Ears};
 use crate::{
     discovery::Discovery,
     lifecycle::{Child, ChildStopped, ExitReason},
     mail::tell,
     messages::{
-        discovery::{CloseDiscovery, Hear},
+        discovery::CloseDiscovery,
         session::{
             AddError, AddTorrent, GetSession, PauseTorrent, RemoveTorrent, ResumeTorrent, SessionSnapshot, SetLimits,
-            Shutdown, Source, TorrentAdded,
+            SetPeerLimits, Shutdown, Source, TorrentAdded,
         },
-        torrent::{Pause, PeerArrived, PluginStarted, Resume, Stop},
+        torrent::{Pause, PluginStarted, Resume, Stop},
     },
     metered::Meter,
     placement::Placement,
-    shake,
-    shared::{Door, Shared},
+    shared::Shared,
     torrent::{ONLY_V2, Torrent},
 };
 
@@ -91,30 +92,39 @@ struct Running {
 pub struct Session {
     shared: Shared,
     placement: Placement,
-    listeners: Vec<(Listener, Arc<dyn Transport>)>,
+    /// Opened before the start.
+    listening: Listening,
+    ears: Ears,
     plugins: Vec<Hosted>,
     torrents: BTreeMap<TorrentId, Running>,
-    /// Which of our addresses led into the world when it was last looked.
-    ways_out: [Option<IpAddr>; 2],
+    /// What led into the world when it was last looked.
+    ways_out: WaysOut,
+    mapping: Mapping,
     next: u64,
     closing: bool,
 }
 
 impl Session {
     /// A session over listeners that are open already.
-    pub fn new(
-        shared: Shared,
-        placement: Placement,
-        listeners: Vec<(Listener, Arc<dyn Transport>)>,
-        plugins: Vec<Registered>,
-    ) -> Self {
-        if let Ok(mut listening) = shared.listening.write() {
-            listening.extend(listeners.iter().map(|(listener, _)| listener.local));
+    pub fn new(shared: Shared, placement: Placement, listening: Listening, plugins: Vec<Registered>) -> Self {
+        if let Ok(mut addresses) = shared.listening.write() {
+            *addresses = listening.addresses();
         }
         let hosted = |registered| Hosted { registered, meter: Arc::default(), running: None, deaths: 0 };
         let plugins = plugins.into_iter().map(hosted).collect();
         let ways_out = shared.means.datagrams.ways_out();
-        Self { shared, placement, listeners, plugins, torrents: BTreeMap::new(), ways_out, next: 1, closing: false }
+        Self {
+            shared,
+            placement,
+            listening,
+            ears: Ears::default(),
+            plugins,
+            torrents: BTreeMap::new(),
+            ways_out,
+            mapping: Mapping::default(),
+            next: 1,
+            closing: false,
+        }
     }
 
     fn start_plugin(&mut self, at: usize, ctx: &mut Context<Self>) {
@@ -152,17 +162,6 @@ impl Session {
         hosted.running = Some((addr, started));
     }
 
-    /// Tells the plugins when the network is another one, or is back.
-    fn look_around(&mut self) {
-        let now = self.shared.means.datagrams.ways_out();
-        if std::mem::replace(&mut self.ways_out, now) != now && now.iter().any(Option::is_some) {
-            tracing::info!(addresses = ?now.iter().flatten().collect::<Vec<_>>(), "the network has changed");
-            for (_, started) in self.plugins.iter().filter_map(|hosted| hosted.running.as_ref()) {
-                tell(&started.hear, Hear(News::NetworkChanged));
-            }
-        }
-    }
-
     fn start_plugin_later(&mut self, at: usize, ctx: &mut Context<Self>) {
         let Some(hosted) = self.plugins.get_mut(at) else { return };
         let pause = FIRST_PAUSE * 2u32.pow(hosted.deaths.min(8));
@@ -195,8 +194,9 @@ impl Session {
         let addr = self
             .placement
             .start(move |_: &mut Context<Torrent>| Torrent::new(torrent, spec, shared, plugins, parent, events, state));
+        let (set_limits, set_peer_limits) = (addr.downgrade().recipient(), addr.downgrade().recipient());
         self.torrents.insert(torrent, Running { hashes, addr, stopping: false });
-        Ok(TorrentAdded { torrent, events: receiver, state: observed })
+        Ok(TorrentAdded { torrent, events: receiver, state: observed, set_limits, set_peer_limits })
     }
 
     fn with<M>(&self, torrent: TorrentId, message: M) -> bool
@@ -212,55 +212,17 @@ impl Session {
     }
 }
 
-/// Greets whoever connects, for as long as the session lives.
-async fn welcome(mut listener: Listener, shared: Shared) {
-    // Those who are being greeted are let go with the session.
-    let mut greeted = JoinSet::new();
-    let mut hosts = BTreeMap::new();
-    while let Some(next) = listener.incoming.next().await {
-        while let Some(ended) = greeted.try_join_next_with_id() {
-            hosts.remove(&ended.map_or_else(|panicked| panicked.id(), |(task, ())| task));
-        }
-        let Ok(mut connection) = next else { continue };
-        let host = connection.remote.ip();
-        let is_crowd = !host.is_loopback() && hosts.values().filter(|other| **other == host).count() >= MOST_OF_A_HOST;
-        if greeted.len() >= MOST_GREETED || is_crowd {
-            continue;
-        }
-        let doors = shared.doors.clone();
-        let task = greeted.spawn_local(async move {
-            let remote = connection.remote;
-            let ours = |hash: &[u8; 20]| {
-                let doors = doors.read().ok()?;
-                let Door { peer_id, dht, .. } = doors.get(hash)?;
-                let reserved = Reserved::ours().with_dht(*dht);
-                Some(Handshake { reserved, info_hash: *hash, peer_id: *peer_id })
-            };
-            match shake::inbound(&mut connection, ours).await {
-                Ok((handshake, early)) => {
-                    let door = doors.read().ok().and_then(|doors| doors.get(&handshake.info_hash).cloned());
-                    if let Some(door) = door {
-                        tell(&door.arrived, PeerArrived { connection, handshake, early, inbound: true });
-                    }
-                }
-                Err(reason) => tracing::debug!(peer = %remote, reason, "connection refused"),
-            }
-        });
-        hosts.insert(task.id(), host);
-    }
-}
-
 impl Actor for Session {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        for (listener, _) in std::mem::take(&mut self.listeners) {
-            ctx.spawn(welcome(listener, self.shared.clone()).into_actor(self));
-        }
+        let listening = std::mem::take(&mut self.listening);
+        self.listen(listening);
         for at in 0..self.plugins.len() {
             self.start_plugin(at, ctx);
         }
-        ctx.run_interval(LOOK_AROUND, |session, _| session.look_around());
+        self.start_mapper(ctx);
+        ctx.run_interval(LOOK_AROUND, Self::look_around);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -318,8 +280,16 @@ impl Handler<RemoveTorrent> for Session {
 impl Handler<SetLimits> for Session {
     type Result = ();
     fn handle(&mut self, SetLimits { down, up }: SetLimits, _: &mut Self::Context) {
-        self.shared.down.set_rate(down);
-        self.shared.up.set_rate(up);
+        self.shared.down.set_limit(down);
+        self.shared.up.set_limit(up);
+    }
+}
+
+impl Handler<SetPeerLimits> for Session {
+    type Result = ();
+    fn handle(&mut self, SetPeerLimits { down, up }: SetPeerLimits, _: &mut Self::Context) {
+        self.shared.down.set_each(down);
+        self.shared.up.set_each(up);
     }
 }
 
@@ -330,6 +300,7 @@ impl Handler<GetSession> for Session {
             torrents: self.torrents.keys().copied().collect(),
             listening: self.shared.listening.read().map(|all| all.clone()).unwrap_or_default(),
             plugins: self.plugins.iter().map(|hosted| hosted.registered.name.clone()).collect(),
+            port_report: self.shared.port_report.borrow().clone(),
             blocks_in_memory: self.shared.budget.in_use(),
         }
     }
@@ -340,6 +311,8 @@ impl Handler<Shutdown> for Session {
     fn handle(&mut self, Shutdown { within }: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.closing = true;
         let stopping = join_all(self.torrents.values().map(|running| stop(&running.addr, within)));
+        // The router is told at the same time as the trackers.
+        let stopping = join(stopping, self.close_mapper());
         let closed = stopping.into_actor(self).then(|_, session: &mut Self, _| {
             let plugins = session.plugins.iter_mut().filter_map(|hosted| hosted.running.take());
             let closing: Vec<_> =
@@ -359,6 +332,7 @@ impl Handler<ChildStopped> for Session {
                 tracing::warn!(plugin = %name, ?reason, "plugin died and will be made anew");
                 self.start_plugin_later(at, ctx);
             }
+            Child::PortMapper if !self.closing && reason != ExitReason::Asked => self.mapper_died(ctx),
             Child::Torrent(torrent) => {
                 let was_known = self.torrents.remove(&torrent).is_some();
                 if was_known && reason != ExitReason::Asked {
@@ -368,23 +342,6 @@ impl Handler<ChildStopped> for Session {
             _ => {}
         }
     }
-}
-
-/// Opens listeners at every address, over every transport that can.
-pub async fn listen(
-    transports: &[Arc<dyn Transport>],
-    on: &[SocketAddr],
-) -> Result<Vec<(Listener, Arc<dyn Transport>)>, String> {
-    let mut open = Vec::new();
-    for transport in transports {
-        for &addr in on {
-            match transport.listen(addr).await {
-                Ok(listener) => open.push((listener, transport.clone())),
-                Err(error) => return Err(format!("cannot listen on {addr}: {error}")),
-            }
-        }
-    }
-    Ok(open)
 }
 
 #[cfg(test)]

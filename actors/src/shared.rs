@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, RwLock},
     time::Duration,
 };
@@ -20,7 +20,24 @@ use castanet_core::{
     },
 };
 
+use castanet_protocol::portmap::{PortMapping, Report};
+use tokio::sync::watch;
+
 use crate::{budget::Budget, disk::DiskPool, messages::torrent::PeerArrived, throttle::Throttle};
+
+/// Rate limits in bytes per second; `None` is unlimited. They count every byte of the streams to and from peers (and of the
+/// files of web servers), blocks and messages alike, and nothing below the streams. Trackers and the DHT are not limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Download of all connections together.
+    pub down: Option<u64>,
+    /// Upload of all connections together.
+    pub up: Option<u64>,
+    /// Download of each connection.
+    pub down_per_peer: Option<u64>,
+    /// Upload to each connection.
+    pub up_per_peer: Option<u64>,
+}
 
 /// The session's settings.
 #[derive(Debug, Clone)]
@@ -31,12 +48,14 @@ pub struct Config {
     pub read_buffer: usize,
     /// Open connections of one torrent.
     pub most_connections: usize,
-    /// Download limit in bytes per second; `None` is unlimited.
-    pub down: Option<u64>,
-    /// Upload limit in bytes per second; `None` is unlimited.
-    pub up: Option<u64>,
+    /// The limits of the whole session; a torrent may have its own besides.
+    pub limits: Limits,
+    /// The local network neither counts towards limits nor waits for them.
+    pub exempt_lan: bool,
     /// How often the resume data are saved while pieces arrive.
     pub save_every: Duration,
+    /// How routers are asked to let peers in; `None`: they are not.
+    pub port_mapping: Option<PortMapping>,
 }
 
 impl Default for Config {
@@ -45,9 +64,10 @@ impl Default for Config {
             memory: 8 << 20,
             read_buffer: 128 << 10,
             most_connections: 200,
-            down: None,
-            up: None,
+            limits: Limits::default(),
+            exempt_lan: false,
             save_every: Duration::from_secs(30),
+            port_mapping: None,
         }
     }
 }
@@ -89,9 +109,9 @@ pub struct Shared {
     pub budget: Budget,
     /// Large read buffers.
     pub buffers: BufferPool,
-    /// The session's download limit.
+    /// The download limits.
     pub down: Throttle,
-    /// The session's upload limit.
+    /// The upload limits.
     pub up: Throttle,
     /// Torrents that connections may ask for.
     pub doors: Doors,
@@ -101,6 +121,10 @@ pub struct Shared {
     pub seed: u64,
     /// Where the session listens, once it does.
     pub listening: Arc<RwLock<Vec<SocketAddr>>>,
+    /// What the port mapper said last.
+    pub port_report: watch::Sender<Option<Report>>,
+    /// Why nothing can be reached, while the interface that is never left is gone.
+    pub away: Arc<RwLock<Option<Arc<str>>>>,
 }
 
 /// What [`Shared::new`] needs from outside.
@@ -134,10 +158,12 @@ impl Shared {
         Self {
             budget: Budget::new(config.memory),
             buffers: BufferPool::new(config.read_buffer, 1 + config.memory / config.read_buffer.max(1)),
-            down: Throttle::new(config.down, clock.clone()),
-            up: Throttle::new(config.up, clock.clone()),
+            down: Throttle::new(config.limits.down, config.limits.down_per_peer, clock.clone()),
+            up: Throttle::new(config.limits.up, config.limits.up_per_peer, clock.clone()),
             doors: Doors::default(),
             listening: means.listening.clone(),
+            port_report: watch::Sender::new(None),
+            away: Arc::default(),
             transports: transports.into(),
             clock,
             disk,
@@ -154,8 +180,16 @@ impl Shared {
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.listening.read().map(|all| all.clone()).unwrap_or_default()
     }
-    /// The port that peers are told: the first we listen on, 0 if none.
+    /// Why nothing can be reached, while that is so.
+    pub fn away(&self) -> Option<Arc<str>> {
+        self.away.read().ok().and_then(|away| away.clone())
+    }
+    /// The port where we listen: the first, 0 if there is none.
     pub fn port(&self) -> u16 {
         self.listening().first().map_or(0, SocketAddr::port)
+    }
+    /// The port that this peer is told: another one if a router stands between us and has opened that for us.
+    pub fn port_for(&self, peer: IpAddr) -> u16 {
+        self.means.port_for(peer, self.port())
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         storage::Block,
         web_seed::{CloseWebSeed, WebSeedFared, WebSeedFate},
     },
-    throttle::Throttle,
+    throttle::PeerThrottle,
 };
 
 /// Bytes a second that it is taken to give before it has given any: enough to get whole pieces.
@@ -56,8 +56,8 @@ pub struct WebSeedMeans {
     pub clock: Clock,
     /// Memory.
     pub budget: Budget,
-    /// The download limit.
-    pub down: Throttle,
+    /// Where it waits under download limits.
+    pub down: Arc<PeerThrottle>,
 }
 
 /// The actor.
@@ -138,7 +138,7 @@ impl WebSeed {
                 }
             }));
         }
-        let room = self.machine.room(self.means.down.rate(), now);
+        let room = self.machine.room(self.means.down.limit(), now);
         if self.is_wanted && !self.is_hungry && room > 0 {
             self.is_hungry = true;
             tell(&self.links.pieces.want, WantWork { peer: self.key, room, rate: self.rate, only: None });
@@ -200,7 +200,7 @@ async fn fetch(
     for part in parts {
         match part {
             Part::File { url, range } => {
-                means.down.pass((range.end - range.start) as usize).await;
+                means.down.pass_all((range.end - range.start) as usize).await;
                 let wanted = range.end - range.start;
                 let bytes = means.web.get(&url, range).await?;
                 if bytes.len() as u64 != wanted {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use castanet::Priority;
+use castanet::{MappingMethod, Priority};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use globset::Glob;
 
@@ -232,14 +232,43 @@ pub(crate) struct Network {
     /// Encrypt connections to peers: if they can, or else have none, or never [default: prefer]
     #[arg(long, value_enum, env = "CASTANET_ENCRYPTION", hide_env = true)]
     pub(crate) encryption: Option<Encryption>,
+    /// Everything leaves by it, or nothing does [default: the system chooses]
+    #[arg(long, value_name = "NAME|ADDRESS", env = "CASTANET_INTERFACE", hide_env = true)]
+    pub(crate) interface: Option<String>,
     /// Download limit per second: bytes, or 500K, 2.5M; 0 is unlimited
     #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_DOWN", hide_env = true)]
     pub(crate) max_down: Option<u64>,
     /// Upload limit per second
     #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_UP", hide_env = true)]
     pub(crate) max_up: Option<u64>,
+    /// The local network neither counts towards the limits nor waits for them
+    #[arg(long)]
+    pub(crate) exempt_lan: bool,
+    /// Ask the router to let peers in, by PCP, NAT-PMP or UPnP, or by one of them alone; never on loopback [default: on]
+    #[arg(long, value_enum, env = "CASTANET_PORT_MAPPING", hide_env = true)]
+    pub(crate) port_mapping: Option<PortMapping>,
+    /// How long a router is asked to keep the port open, such as 1h
+    #[arg(long, hide = true, value_name = "DURATION", value_parser = values::duration)]
+    pub(crate) port_mapping_lifetime: Option<Duration>,
     #[command(flatten)]
-    pub(crate) later: Later,
+    pub(crate) proxy: ProxyOption,
+}
+
+/// Through which proxy: for every command that reaches out.
+#[derive(Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct ProxyOption {
+    /// Send everything through a SOCKS5 proxy, names included; what it cannot carry is off. CASTANET_PROXY hides a
+    /// password from those who list processes
+    // A text, since an error of clap's would show the password.
+    #[arg(long = "proxy", value_name = "socks5://[USER:PASSWORD@]HOST:PORT", env = "CASTANET_PROXY", hide_env = true)]
+    pub(crate) url: Option<String>,
+}
+
+impl std::fmt::Debug for ProxyOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.url.is_some() { "a proxy" } else { "no proxy" })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -258,36 +287,31 @@ impl TransportName {
     }
 }
 
-/// Options of the contract whose turn has not come: those that turn something off are harmless, the others refused.
-#[derive(Debug, Args)]
-pub(crate) struct Later {
-    #[arg(long, hide = true)]
-    port_mapping: Option<OnOff>,
-    #[arg(long, hide = true)]
-    proxy: Option<String>,
-    #[arg(long, hide = true)]
-    interface: Option<String>,
-    #[arg(long, hide = true)]
-    exempt_lan: bool,
-}
-
-impl Later {
-    /// The first option that asks for something not built yet.
-    pub(crate) fn refused(&self) -> Option<&'static str> {
-        let asked = [
-            (self.port_mapping == Some(OnOff::On), "--port-mapping on"),
-            (self.proxy.is_some(), "--proxy"),
-            (self.interface.is_some(), "--interface"),
-            (self.exempt_lan, "--exempt-lan"),
-        ];
-        asked.into_iter().find_map(|(is_asked, name)| is_asked.then_some(name))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnOff {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PortMapping {
+    /// By whatever the router understands
     On,
     Off,
+    /// By PCP alone
+    Pcp,
+    /// By NAT-PMP alone
+    NatPmp,
+    /// By UPnP alone
+    Upnp,
+}
+
+impl PortMapping {
+    /// The ways of asking; `None`: nobody is asked.
+    pub(crate) fn methods(self) -> Option<Vec<MappingMethod>> {
+        match self {
+            Self::On => Some(MappingMethod::ALL.to_vec()),
+            Self::Off => None,
+            Self::Pcp => Some(vec![MappingMethod::Pcp]),
+            Self::NatPmp => Some(vec![MappingMethod::NatPmp]),
+            Self::Upnp => Some(vec![MappingMethod::Upnp]),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
@@ -354,6 +378,8 @@ pub(crate) struct Show {
     /// One JSON object on stdout
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyOption,
 }
 
 #[derive(Debug, Args)]
@@ -365,6 +391,8 @@ pub(crate) struct Verify {
     /// One JSON object on stdout
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyOption,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use confique::{Config, File, FileFormat, toml};
 use serde::{Deserializer, de::Visitor};
 
 use crate::{
-    args::{Common, Encryption, Get, Network, SeedLimits},
+    args::{Common, Encryption, Get, Network, PortMapping, ProxyOption, SeedLimits},
     values,
 };
 
@@ -29,6 +29,13 @@ pub(crate) struct Settings {
     /// Whether connections to peers are encrypted: "prefer", "require" or "disable". Default: "prefer".
     encryption: Option<Encryption>,
 
+    /// Send everything through this SOCKS5 proxy, names included; what it cannot carry is off. Default: none.
+    /// Example: "socks5://me:password@proxy.example:1080"
+    proxy: Option<String>,
+
+    /// Everything leaves by this network interface, or nothing does. Default: the system chooses. Example: "wg0"
+    interface: Option<String>,
+
     /// Download limit per second: bytes, or "500K", "2.5M"; "0" is unlimited. Default: unlimited.
     #[config(deserialize_with = number_or_text)]
     max_down: Option<String>,
@@ -37,11 +44,19 @@ pub(crate) struct Settings {
     #[config(deserialize_with = number_or_text)]
     max_up: Option<String>,
 
+    /// Whether the local network is free of these limits: this machine, private networks, the subnets of its interfaces.
+    /// Default: false.
+    exempt_lan: Option<bool>,
+
     /// Only these discovery plugins; `castanet plugins` lists them. Default: all. Example: ["http-tracker", "fixed"]
     plugins: Option<Vec<String>>,
 
     /// Discovery plugins in other programs. Default: none. Example: ["friends=python3 friends.py"]
     plugin: Option<Vec<String>>,
+
+    /// Whether the router is asked to let peers in: "on" (by PCP, NAT-PMP or UPnP), "off", or by "pcp", "nat-pmp" or "upnp"
+    /// alone. Default: "on".
+    port_mapping: Option<PortMapping>,
 
     /// DHT nodes to begin with, instead of the well-known ones. Example: ["dht.example.org:6881"]
     dht_bootstrap: Option<Vec<String>>,
@@ -87,11 +102,20 @@ impl Settings {
             network.listen = self.listen.clone().unwrap_or_default();
         }
         network.encryption = network.encryption.or(self.encryption);
+        network.port_mapping = network.port_mapping.or(self.port_mapping);
+        self.complete_proxy(&mut network.proxy);
+        network.interface = network.interface.take().or_else(|| self.interface.clone());
         network.plugins = network.plugins.take().or_else(|| self.plugins.clone());
+        network.exempt_lan |= self.exempt_lan.unwrap_or_default();
         fill_all(&mut network.plugin, "plugin", self.plugin.as_deref(), values::plugin)?;
         fill_all(&mut network.dht_bootstrap, "dht_bootstrap", self.dht_bootstrap.as_deref(), values::host_and_port)?;
         fill(&mut network.max_down, "max_down", self.max_down.as_deref(), values::bytes)?;
         fill(&mut network.max_up, "max_up", self.max_up.as_deref(), values::bytes)
+    }
+
+    /// What applies to whatever leaves.
+    pub(crate) fn complete_proxy(&self, proxy: &mut ProxyOption) {
+        proxy.url = proxy.url.take().or_else(|| self.proxy.clone());
     }
 
     /// The discovery plugins in other programs, by name and command.

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
-use castanet::{BUILTIN_PLUGINS, Engine, EngineBuilder, Listen, Torrent};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use castanet::{BUILTIN_PLUGINS, Engine, EngineBuilder, Listen, Proxy, Torrent};
 
-use crate::{args::Network, output};
+use crate::{
+    args::{Network, PortMapping, ProxyOption},
+    output,
+};
 
 /// The plugins that ask trackers.
 const TRACKERS: [&str; 2] = ["http-tracker", "udp-tracker"];
@@ -13,12 +16,11 @@ const TRACKERS: [&str; 2] = ["http-tracker", "udp-tracker"];
 const DHT: [&str; 2] = ["dht", "mainline"];
 /// The plugin that knows the peers the user named.
 const FIXED: &str = "fixed";
+/// The plugins that no proxy carries: one speaks to neighbours, the other has a socket of its own.
+const UNPROXIED: [&str; 2] = ["lsd", "mainline"];
 
 /// Describes the engine that the options ask for.
 pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<EngineBuilder> {
-    if let Some(option) = network.later.refused() {
-        bail!("{option} is not built yet; leave it out");
-    }
     let builtin = || BUILTIN_PLUGINS.iter().map(|(name, _)| *name);
     let names = || builtin().chain(network.plugin.iter().map(|(name, _)| name.as_str()));
     for name in network.plugins.iter().flatten() {
@@ -30,7 +32,17 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
         );
     }
     let limit = |rate: Option<u64>| rate.filter(|rate| *rate > 0);
-    let mut builder = Engine::builder().max_down(limit(network.max_down)).max_up(limit(network.max_up));
+    if network.proxy.url.is_some() {
+        ensure!(network.listen.is_empty(), "nobody can connect to us through a proxy: leave out --listen or --proxy");
+        let named = network.plugins.iter().flatten().find(|name| UNPROXIED.contains(&name.as_str()));
+        if let Some(name) = named {
+            bail!("the plugin {name} cannot go through a proxy: leave it or --proxy out");
+        }
+    }
+    let mut builder = web(&network.proxy)?
+        .max_down(limit(network.max_down))
+        .max_up(limit(network.max_up))
+        .exempt_lan(network.exempt_lan);
     let transports: Vec<_> = network.transport.iter().map(|transport| transport.name()).collect();
     builder = builder.only_transports(&transports);
     if let Some(encryption) = network.encryption {
@@ -60,6 +72,13 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
         let is_named_plugin = network.plugin.iter().any(|(named, _)| named == name);
         (is_chosen || is_named_peer || is_named_plugin) && !is_off(name)
     });
+    let methods = network.port_mapping.unwrap_or(PortMapping::On).methods();
+    let lifetime = network.port_mapping_lifetime.unwrap_or(castanet::PortMapping::default().lifetime);
+    builder = builder.port_mapping(methods.map(|methods| castanet::PortMapping { methods, lifetime }));
+    if let Some(interface) = &network.interface {
+        let interface = interface.parse().map_err(|reason: String| anyhow!("--interface {interface}: {reason}"))?;
+        builder = builder.interface(interface);
+    }
     if !network.listen.is_empty() {
         builder = builder.listen(Listen::At(network.listen.clone()));
     }
@@ -68,6 +87,14 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
         None => output::say("There is no home folder, so nothing is remembered; --state DIR names a folder."),
     }
     Ok(builder)
+}
+
+/// Describes an engine that only fetches from the web, by the way that the option says.
+pub(crate) fn web(proxy: &ProxyOption) -> Result<EngineBuilder> {
+    let builder = Engine::builder();
+    let Some(url) = &proxy.url else { return Ok(builder) };
+    Ok(builder
+        .proxy(url.parse::<Proxy>().context("--proxy (or CASTANET_PROXY, or `proxy` in the configuration file)")?))
 }
 
 /// Gives a torrent the peers and trackers of the options.

@@ -184,10 +184,20 @@ async fn follow(
     news: &mut mpsc::Receiver<(usize, News)>,
 ) -> Result<End> {
     let several = runs.len() > 1;
+    let mut reports = engine.port_reports();
+    let mut reported = true;
     loop {
         let (at, item) = tokio::select! {
             biased;
             () = interrupt.wait() => return Ok(End::Interrupted),
+            changed = reports.changed(), if reported => {
+                reported = changed.is_ok();
+                let report = reports.borrow_and_update().clone();
+                if let Some(report) = report {
+                    display.port(&report)?;
+                }
+                continue;
+            }
             item = news.recv() => match item {
                 Some(item) => item,
                 None => bail!("the engine ended unexpectedly; the same command goes on from here"),

@@ -318,8 +318,15 @@ fn refusals_are_one_sentence() {
         (&["get", hash, "--listen", "127.0.0.1:0", "--no-lsd"], "v2-only"),
         (&["verify", "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567", "."], ".torrent file"),
         (&["discover", "none.torrent"], "no such file"),
-        (&["get", "stuff.torrent", "--proxy", "socks5://127.0.0.1:1"], "--proxy"),
-        (&["get", "stuff.torrent", "--port-mapping", "on"], "--port-mapping on"),
+        (&["get", "stuff.torrent", "--proxy", "http://me:secret@127.0.0.1:1"], "only SOCKS5 proxies"),
+        (&["show", "http://127.0.0.1:1/", "--proxy", ""], "only SOCKS5 proxies"),
+        (&["get", "stuff.torrent", "--proxy", "socks5://127.0.0.1:1", "--listen", "127.0.0.1:0"], "--listen"),
+        (&["seed", "stuff.torrent", "seeded", "--proxy", "socks5://127.0.0.1:1", "--plugins", "lsd"], "plugin lsd"),
+        (&["get", "stuff.torrent", "--proxy", "socks5://127.0.0.1:1", "--plugins", "mainline"], "plugin mainline"),
+        (
+            &["verify", "http://[::1]:1/", ".", "--proxy", "socks5://me:secret@127.0.0.1:1"],
+            "the proxy 127.0.0.1:1 cannot be",
+        ),
         (&["get", "stuff.torrent", "--plugins", "telepathy"], "telepathy"),
         (&["get", "stuff.torrent", "--select", "*.iso"], "--select"),
         (&["get", "stuff.torrent", "--config", "none.toml"], "none.toml"),
@@ -336,6 +343,7 @@ fn refusals_are_one_sentence() {
     ] {
         let sentence = place.refusal(arguments);
         assert!(sentence.contains(word), "{arguments:?}: {sentence}");
+        assert!(!sentence.contains("secret"), "{sentence}");
     }
     assert!(!place.path("x.torrent").exists());
 }

@@ -144,6 +144,7 @@ fn only_parents_hold_the_address_of_an_actor() {
         ("Session", &[]),
         ("Torrent", &["session.rs"]),
         ("Discovery", &["session.rs"]),
+        ("PortMapper", &["session/mapping.rs"]),
         ("Pieces", &["torrent/"]),
         ("Storage", &["torrent/"]),
         // Its own read loop awaits its answers.

@@ -54,6 +54,10 @@ pub const BUILTIN: &[(&str, Build)] = &[
 /// Of [`BUILTIN`], those that are off unless they are asked for by name.
 pub const OPT_IN: &[&str] = &["mainline"];
 
+/// Of [`BUILTIN`], those that open sockets of their own, which no interface and no proxy holds. So do the programs that
+/// [`process`] runs.
+pub const OPENS_SOCKETS: &[&str] = &["mainline"];
+
 /// A setting that nobody reads is a mistake the user should hear of.
 fn refuse_settings(plugin: &str, settings: &Settings) -> Result<(), DiscoveryError> {
     match settings.0.keys().next() {

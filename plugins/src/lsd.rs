@@ -240,8 +240,7 @@ impl Shared {
     }
 
     fn heard(&self, joined: &Joined, datagram: &[u8], from: SocketAddr) {
-        // IPv6 addresses keep their zone.
-        let from = if from.ip().to_canonical().is_ipv4() { canonical(from) } else { from };
+        let from = canonical(from);
         let now = self.means.clock.now();
         self.with(|state| {
             let neighbours = state.lsd.handle(datagram, from, now);

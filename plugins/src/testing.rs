@@ -71,6 +71,7 @@ impl World {
             seed: 7,
             bind: vec!["0.0.0.0:0".parse().unwrap(), "[::]:0".parse().unwrap()],
             listening: Arc::default(),
+            mapped: Arc::default(),
             notebook: Arc::new(Scratchpad::default()),
             user_agent: "Castanet/test".into(),
         }

@@ -1,12 +1,13 @@
-//! Parts of files from web servers, for web seeds (BEP 19): the seam [`Web`] over the client that trackers are asked with.
+//! Parts of files from web servers, for web seeds (BEP 19), and questions to routers: the seam [`Web`] over the client
+//! that trackers are asked with.
 
-use std::{ops::Range, sync::Arc};
+use std::{net::SocketAddr, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use castanet_core::seams::{
     means::Means,
-    web::{Web, WebError},
+    web::{Question, Web, WebError},
 };
 use url::{Position, Url};
 
@@ -51,5 +52,10 @@ impl Web for WebServers {
             416 => Err(WebError::Useless("its file is shorter".into())),
             _ => Err(failed(format!("it answers {}", page.status))),
         }
+    }
+
+    async fn ask(&self, to: SocketAddr, question: Question<'_>, largest: usize) -> Result<(u16, Bytes), WebError> {
+        let page = self.client.ask(to, question, largest).await;
+        page.map(|page| (page.status.as_u16(), page.body.into())).map_err(|error| WebError::Failed(error.to_string()))
     }
 }

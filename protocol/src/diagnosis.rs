@@ -22,6 +22,8 @@ const LONGEST_QUOTE: usize = 160;
 /// What is known of a torrent that stalls or crawls. What is not known is left at 0, `false` or `None`.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
+    /// Why nothing can be reached at all, if that is so.
+    pub away: Option<Arc<str>>,
     /// It waits for its metadata, not for pieces.
     pub is_metadata: bool,
     /// Peers known.
@@ -54,6 +56,8 @@ pub struct Facts {
     pub rate: u64,
     /// Our own limit, bytes per second.
     pub rate_limit: Option<u64>,
+    /// Connections wait for that limit.
+    pub is_held: bool,
     /// Peers wait for what they sent to be written.
     pub is_disk_busy: bool,
     /// The discovery plugins that serve the torrent.
@@ -77,6 +81,8 @@ pub struct SourceFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ReasonKind {
+    /// The interface that is never left is gone.
+    Away,
     /// Our own rate limit is reached.
     RateLimit,
     /// What arrives is not written fast enough.
@@ -111,6 +117,7 @@ impl ReasonKind {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Away => "away",
             Self::RateLimit => "rate_limit",
             Self::Disk => "disk",
             Self::NoSources => "no_sources",
@@ -167,9 +174,14 @@ impl fmt::Display for Diagnosis {
 
 /// Weighs the facts: first what is in our own hands, then the peers, then where they come from.
 pub fn diagnose(facts: &Facts) -> Diagnosis {
+    if let Some(away) = &facts.away {
+        // Whatever else may be said comes of it.
+        return Diagnosis { reasons: vec![Reason { kind: ReasonKind::Away, text: away.to_string() }] };
+    }
     let mut reasons = Vec::new();
     let mut because = |kind, text: String| reasons.push(Reason { kind, text });
-    if let Some(limit) = facts.rate_limit.filter(|limit| facts.rate.saturating_mul(10) >= limit.saturating_mul(8)) {
+    let is_reached = |limit: &u64| facts.is_held || facts.rate.saturating_mul(10) >= limit.saturating_mul(8);
+    if let Some(limit) = facts.rate_limit.filter(is_reached) {
         because(ReasonKind::RateLimit, format!("the download limit of {} is reached", rate(limit)));
     }
     if facts.is_disk_busy {

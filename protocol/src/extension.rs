@@ -32,17 +32,20 @@ pub enum Extension {
     Metadata,
     /// Peers from peers (BEP 11).
     Pex,
+    /// Two peers dial each other at once because a third says so (BEP 55).
+    Holepunch,
 }
 
 impl Extension {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Metadata, Self::Pex];
+    pub const ALL: [Self; 3] = [Self::Metadata, Self::Pex, Self::Holepunch];
 
     /// Its name in the extended handshake.
     pub fn name(self) -> &'static str {
         match self {
             Self::Metadata => "ut_metadata",
             Self::Pex => "ut_pex",
+            Self::Holepunch => "ut_holepunch",
         }
     }
     /// The id under which we want its messages: not 0, and the same on every connection.
@@ -50,6 +53,7 @@ impl Extension {
         match self {
             Self::Metadata => 1,
             Self::Pex => 2,
+            Self::Holepunch => 3,
         }
     }
     /// The extension that we gave this id.

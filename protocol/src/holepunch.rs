@@ -3,7 +3,7 @@
 //!
 //! One machine a torrent plays all three parts: it asks those who named a peer that could not be reached, it passes on what
 //! others ask, and it dials when it is told to. A stranger who can make us dial could point us at a victim, so what we did
-//! not ask for is bounded, and so is what is passed on.
+//! not ask for is bounded, and so is what is passed on. Who is further away does not get to name addresses of our own network.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +13,7 @@ use std::{
 
 use castanet_core::{Moment, addr::is_dialable};
 
-use crate::rate::TokenBucket;
+use crate::{pex::reach, rate::TokenBucket};
 
 /// Targets that may be asked for at a time.
 pub const MOST_ASKED: usize = 64;
@@ -146,6 +146,7 @@ pub struct Holepunch {
     speakers: BTreeMap<SocketAddr, Speaker>,
     /// Connected peers that do not understand, by remote address, each with its contact.
     others: BTreeMap<SocketAddr, SocketAddr>,
+    /// Targets and when they were asked for. They stay, whatever the answer, so that nobody asks again at once.
     asked: BTreeMap<SocketAddr, Moment>,
     output: VecDeque<Output>,
 }
@@ -198,11 +199,9 @@ impl Holepunch {
                 }
                 Err(trouble) => self.say(from, Kind::Error(trouble), message.about),
             },
-            Kind::Connect if is_dialable(message.about) => {
-                self.asked.remove(&message.about);
+            Kind::Connect if is_dialable(message.about) && reach(message.about.ip()) >= reach(from.ip()) => {
                 self.output.push_back(Output::Dial { to: message.about, relay: from });
             }
-            // The target stays asked for, so that nobody asks again at once.
             Kind::Connect | Kind::Error(_) => {}
         }
     }
@@ -310,6 +309,21 @@ mod tests {
         machine.left(other);
         machine.failed(target, [other].into_iter(), Moment::from_secs(100));
         assert_eq!(all(&mut machine), [], "nobody is left to ask");
+    }
+
+    #[test]
+    fn a_relay_out_there_cannot_make_us_knock_at_home() {
+        let (mut machine, [one, _]) = relay();
+        let at_home = at("192.168.1.7:6881");
+        machine.joined(at_home, at_home, true, Moment::ZERO);
+        let mut dials = |relay, about| {
+            machine.heard(relay, &Message { kind: Kind::Connect, about: at(about) }.encode(), Moment::ZERO);
+            all(&mut machine).len()
+        };
+        for about in ["192.168.1.1:80", "127.0.0.1:80", "[fe80::1]:80", "0.0.0.0:80"] {
+            assert_eq!(dials(one, about), 0, "{about}");
+        }
+        assert_eq!((dials(at_home, "192.168.1.1:80"), dials(at_home, "127.0.0.1:80")), (1, 0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod mse;
 pub mod peer;
 pub mod pex;
 pub mod picker;
+pub mod portmap;
 pub mod rate;
 pub mod swarm;
 pub mod timeline;

@@ -14,7 +14,7 @@ use castanet_core::seams::datagrams::Datagrams;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
 
-use crate::udp::receive;
+use crate::{interface::Interface as Only, udp::receive};
 
 /// Routers that a datagram may pass: a building, not a continent.
 const HOPS: u32 = 4;
@@ -40,17 +40,22 @@ enum Interface {
 }
 
 impl Multicast {
-    /// Joins `group` on the interface with that address; on all of them if it is unspecified.
+    /// Joins `group` on the interface with that address; if it is unspecified, on all of them, or on the only one that
+    /// may be used.
     ///
     /// # Errors
     /// If no interface can be joined, or the port is taken by a program that does not share it.
-    pub(crate) fn join(group: SocketAddr, interface: IpAddr) -> io::Result<Self> {
+    pub(crate) fn join(group: SocketAddr, mut interface: IpAddr, only: Option<&Only>) -> io::Result<Self> {
         let other_family = !interface.is_unspecified() && interface.is_ipv4() != group.is_ipv4();
         if !group.ip().is_multicast() || other_family {
             let reason = format!("{interface} cannot join {}", group.ip());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         let socket = open(group)?;
+        if let Some(only) = only {
+            interface = only.hold_group(&socket, interface)?;
+        }
+        socket.bind(&at(group).into())?;
         let mut joined = Vec::new();
         let mut trouble = io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no interface joins {}", group.ip()));
         for interface in interfaces(group.ip(), interface)? {
@@ -106,21 +111,20 @@ impl Datagrams for Multicast {
     }
 }
 
-/// A socket at the group's port, which others may use as well.
+/// A socket for the group's port, which others may use as well.
 fn open(group: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(group), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
     #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    let any: IpAddr = match group {
+    match group {
         SocketAddr::V4(_) => {
             socket.set_multicast_loop_v4(true)?;
             socket.set_multicast_ttl_v4(HOPS)?;
             // Linux passes on what any program of the machine has joined, unless it is told not to.
             #[cfg(target_os = "linux")]
             socket.set_multicast_all_v4(false)?;
-            Ipv4Addr::UNSPECIFIED.into()
         }
         SocketAddr::V6(_) => {
             socket.set_only_v6(true)?;
@@ -128,11 +132,15 @@ fn open(group: SocketAddr) -> io::Result<Socket> {
             socket.set_multicast_hops_v6(HOPS)?;
             #[cfg(target_os = "linux")]
             socket.set_multicast_all_v6(false)?;
-            Ipv6Addr::UNSPECIFIED.into()
         }
-    };
-    socket.bind(&SocketAddr::new(any, group.port()).into())?;
+    }
     Ok(socket)
+}
+
+/// Where a socket hears a group.
+fn at(group: SocketAddr) -> SocketAddr {
+    let any = if group.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    SocketAddr::new(any, group.port())
 }
 
 /// The interface with this address, or all that lead to neighbours; the loopback one if there is no other.
@@ -178,7 +186,7 @@ mod tests {
         // A group of this test's own: its neighbours run at the same time.
         let group: SocketAddr = "239.255.77.1:26771".parse().unwrap();
         let lo = "127.0.0.1".parse().unwrap();
-        let (a, b) = (Multicast::join(group, lo).unwrap(), Multicast::join(group, lo).unwrap());
+        let (a, b) = (Multicast::join(group, lo, None).unwrap(), Multicast::join(group, lo, None).unwrap());
         a.send_to(b"hello", group).await.unwrap();
         let mut buffer = [0; 9];
         for socket in [&a, &b] {
@@ -191,7 +199,7 @@ mod tests {
     async fn another_group_on_the_same_port_is_not_heard() {
         let (one, other) = ("239.255.77.2:26772".parse().unwrap(), "239.255.77.3:26772".parse().unwrap());
         let lo = "127.0.0.1".parse().unwrap();
-        let (a, b) = (Multicast::join(one, lo).unwrap(), Multicast::join(other, lo).unwrap());
+        let (a, b) = (Multicast::join(one, lo, None).unwrap(), Multicast::join(other, lo, None).unwrap());
         a.send_to(b"to others", other).await.unwrap();
         a.send_to(b"mine", one).await.unwrap();
         let mut buffer = [0; 9];
@@ -202,8 +210,8 @@ mod tests {
     #[tokio::test]
     async fn nonsense_is_refused() {
         let group = "239.255.77.4:26774".parse().unwrap();
-        assert!(Multicast::join("127.0.0.1:26774".parse().unwrap(), Ipv4Addr::UNSPECIFIED.into()).is_err());
-        assert!(Multicast::join(group, "192.0.2.1".parse().unwrap()).is_err(), "nobody's address");
-        assert!(Multicast::join(group, "::1".parse().unwrap()).is_err(), "another family");
+        assert!(Multicast::join("127.0.0.1:26774".parse().unwrap(), Ipv4Addr::UNSPECIFIED.into(), None).is_err());
+        assert!(Multicast::join(group, "192.0.2.1".parse().unwrap(), None).is_err(), "nobody's address");
+        assert!(Multicast::join(group, "::1".parse().unwrap(), None).is_err(), "another family");
     }
 }

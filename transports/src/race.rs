@@ -64,14 +64,16 @@ impl Race {
         act(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The ways by their numbers, the one that worked for this peer first; last if it did so just now.
-    fn order(&self, to: SocketAddr) -> VecDeque<usize> {
+    /// The ways by their numbers, the one that worked for this peer first; last if it did so just now. Of all, or of this
+    /// name alone.
+    fn order(&self, to: SocketAddr, only: Option<&str>) -> VecDeque<usize> {
         let worked = self.with(|memory| memory.worked.get(&to).copied());
+        let may = |way: &usize| only.is_none_or(|name| self.ways[*way].includes(name));
         let others = (0..self.ways.len()).filter(|way| worked.is_none_or(|(worked, _)| worked != *way));
         match worked {
-            Some((way, at)) if at.elapsed() < SOON => others.chain([way]).collect(),
-            Some((way, _)) => [way].into_iter().chain(others).collect(),
-            None => others.collect(),
+            Some((way, at)) if at.elapsed() < SOON => others.chain([way]).filter(may).collect(),
+            Some((way, _)) => [way].into_iter().chain(others).filter(may).collect(),
+            None => others.filter(may).collect(),
         }
     }
 
@@ -110,10 +112,14 @@ impl Transport for Race {
         "race"
     }
 
+    fn includes(&self, name: &str) -> bool {
+        self.ways.iter().any(|way| way.includes(name))
+    }
+
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         let patience = options.timeout;
         let racing = async {
-            let mut waiting = self.order(to);
+            let mut waiting = self.order(to, options.only);
             let mut running = FuturesUnordered::new();
             let mut failure = None;
             loop {
@@ -323,6 +329,18 @@ mod tests {
         let course = course((10, false), (10, false));
         assert_eq!(course.run().await, Err("connection refused".into()));
         assert_eq!(course.begun(), [("first", ms(0)), ("second", ms(10))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_way_alone_is_tried_if_that_is_asked_for() {
+        let Course { race, begun, .. } = course((0, true), (0, true));
+        let only = |name| DialOptions { only: Some(name), ..DialOptions::default() };
+        let to = "192.0.2.1:6881".parse().unwrap();
+        assert_eq!(race.dial(to, only("second")).await.unwrap().via, "second");
+        assert!(race.includes("second") && !race.includes("third") && !race.includes("race"));
+        let none = race.dial(to, only("third")).await;
+        assert!(matches!(none, Err(TransportError::Unsupported { .. })));
+        assert_eq!(begun.lock().unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,21 +2,38 @@
 //!
 //! Every look-up is a future of its own, so one slow name delays no other. Addresses in text and `localhost` are answered
 //! without asking, the hosts file is honoured, and nothing is read or opened before the first name that needs it.
+//!
+//! Held to an [`Interface`], it asks by that alone. A name server on this machine is not asked then, since it would ask
+//! others by whatever way it likes; systemd-resolved keeps a list of those that it would ask, which are asked instead.
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use castanet_core::seams::means::{Resolve, ResolveError};
 use hickory_resolver::{
-    TokioResolver,
+    Resolver, ResolverBuilder,
     config::{LookupIpStrategy, ResolverConfig},
-    net::{NetError, runtime::TokioRuntimeProvider},
+    net::{
+        NetError,
+        runtime::{RuntimeProvider, TokioRuntimeProvider, iocompat::AsyncIoTokioAsStd},
+    },
+    system_conf::read_system_conf,
 };
-use tokio::{sync::OnceCell, time::timeout};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    net::{TcpSocket, TcpStream, UdpSocket},
+    sync::OnceCell,
+    time::timeout,
+};
+
+use crate::interface::Interface;
 
 /// The longest name that is asked for, in bytes (RFC 1035 allows 253).
 const LONGEST_NAME: usize = 253;
@@ -27,14 +44,22 @@ const MOST_ADDRESSES: usize = 64;
 /// The longest a look-up may take, over all name servers and retries. A tracker's announce waits for it.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a name server may take to accept a connection, which large answers need.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where systemd-resolved lists the name servers that it asks.
+#[cfg(target_os = "linux")]
+const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
 /// Asks the name servers that the operating system is configured with.
 #[derive(Default)]
 pub struct SystemResolver {
     asker: OnceCell<Asker>,
+    interface: Option<Arc<Interface>>,
 }
 
 struct Asker {
-    resolver: TokioResolver,
+    resolver: Resolver<Sockets>,
     /// Why there are no name servers, if there are none; the hosts file still works.
     without_servers: Option<String>,
 }
@@ -45,8 +70,13 @@ impl SystemResolver {
         Self::default()
     }
 
+    /// One that asks by this interface alone, if there is one.
+    pub fn by(interface: Option<Arc<Interface>>) -> Self {
+        Self { interface, ..Self::default() }
+    }
+
     async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        let asker = self.asker.get_or_try_init(|| async { Asker::new() }).await?;
+        let asker = self.asker.get_or_try_init(|| async { Asker::new(self.interface.clone()) }).await?;
         match timeout(LOOKUP_TIMEOUT, asker.resolver.lookup_ip(name)).await {
             Ok(Ok(answer)) => Ok(answer.iter().collect()),
             Ok(Err(error)) => Err(asker.without_servers.clone().unwrap_or_else(|| words(&error))),
@@ -56,18 +86,95 @@ impl SystemResolver {
 }
 
 impl Asker {
-    fn new() -> Result<Self, String> {
-        let (mut builder, without_servers) = match TokioResolver::builder_tokio() {
-            Ok(builder) => (builder, None),
-            Err(error) => {
-                let reason = format!("the system's name servers are not known ({error})");
-                let config = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-                (TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()), Some(reason))
-            }
+    fn new(interface: Option<Arc<Interface>>) -> Result<Self, String> {
+        let nobody = || ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+        let (config, options, mut without_servers) = match read_system_conf() {
+            Ok((config, options)) => (config, Some(options), None),
+            Err(error) => (nobody(), None, Some(format!("the system's name servers are not known ({error})"))),
         };
+        let config = match &interface {
+            Some(interface) if without_servers.is_none() => askable(config, interface).unwrap_or_else(|| {
+                let reason = "the system's name servers are on this machine, and would not ask by";
+                without_servers = Some(format!("{reason} {interface} alone"));
+                nobody()
+            }),
+            _ => config,
+        };
+        let mut builder: ResolverBuilder<Sockets> =
+            Resolver::builder_with_config(config, Sockets { inner: TokioRuntimeProvider::default(), interface });
+        if let Some(options) = options {
+            *builder.options_mut() = options;
+        }
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         let resolver = builder.build().map_err(|error| format!("the resolver cannot start ({error})"))?;
         Ok(Self { resolver, without_servers })
+    }
+}
+
+/// The name servers that may be asked by this interface, if there are any.
+fn askable(config: ResolverConfig, interface: &Interface) -> Option<ResolverConfig> {
+    let keep = |mut config: ResolverConfig| {
+        config.name_servers.retain(|server| interface.leads_to(server.ip));
+        (!config.name_servers.is_empty()).then_some(config)
+    };
+    keep(config).or_else(|| behind_resolved().and_then(keep))
+}
+
+#[cfg(target_os = "linux")]
+fn behind_resolved() -> Option<ResolverConfig> {
+    let text = std::fs::read(BEHIND_RESOLVED).ok()?;
+    Some(hickory_resolver::system_conf::parse_resolv_conf(text).ok()?.0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn behind_resolved() -> Option<ResolverConfig> {
+    None
+}
+
+/// Opens the resolver's sockets.
+#[derive(Clone)]
+struct Sockets {
+    inner: TokioRuntimeProvider,
+    interface: Option<Arc<Interface>>,
+}
+
+impl RuntimeProvider for Sockets {
+    type Handle = <TokioRuntimeProvider as RuntimeProvider>::Handle;
+    type Timer = <TokioRuntimeProvider as RuntimeProvider>::Timer;
+    type Udp = UdpSocket;
+    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+
+    fn create_handle(&self) -> Self::Handle {
+        self.inner.create_handle()
+    }
+
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        from: Option<SocketAddr>,
+        within: Option<Duration>,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
+        let Some(interface) = self.interface.clone() else { return self.inner.connect_tcp(server, from, within) };
+        Box::pin(async move {
+            let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            interface.hold_towards(SockRef::from(&socket), server, 0)?;
+            let connecting = timeout(within.unwrap_or(DIAL_TIMEOUT), socket.connect(server));
+            Ok(AsyncIoTokioAsStd(connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+        })
+    }
+
+    fn bind_udp(
+        &self,
+        local: SocketAddr,
+        server: SocketAddr,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
+        let Some(interface) = self.interface.clone() else { return self.inner.bind_udp(local, server) };
+        Box::pin(async move {
+            let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_nonblocking(true)?;
+            interface.hold_towards(SockRef::from(&socket), server, local.port())?;
+            UdpSocket::from_std(socket.into())
+        })
     }
 }
 

@@ -18,22 +18,22 @@ use castanet_core::{
     seams::transport::{Connection, DialOptions, Duplex, Listener, ReadHalf, Transport, TransportError, WriteHalf},
 };
 use futures_util::stream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 
-use crate::{Settings, bind_for};
+use crate::{Settings, interface::Interface};
 
 const NAME: &str = "tcp";
 
 /// How TCP sockets are made.
 #[derive(Debug, Clone)]
 pub struct TcpConfig {
-    /// Where outgoing connections come from: see [`Settings::bind`].
-    pub bind: Vec<SocketAddr>,
+    /// What connections leave and come by: see [`Settings::interface`].
+    pub interface: Option<Arc<Interface>>,
     /// Connections that wait to be accepted. 1024: a popular torrent's peers return all at once after a restart.
     pub backlog: u32,
     /// Bytes of the kernel's send buffer. `None`: the system adapts it to the path, which it does well.
@@ -44,7 +44,7 @@ pub struct TcpConfig {
 
 impl Default for TcpConfig {
     fn default() -> Self {
-        Self { bind: Vec::new(), backlog: 1024, send_buffer: None, receive_buffer: None }
+        Self { interface: None, backlog: 1024, send_buffer: None, receive_buffer: None }
     }
 }
 
@@ -56,7 +56,7 @@ pub struct Tcp {
 
 /// Builds it for [`crate::BUILTIN`].
 pub fn build(settings: &Settings) -> Result<Arc<dyn Transport>, TransportError> {
-    Ok(Arc::new(Tcp::new(TcpConfig { bind: settings.bind.clone(), ..TcpConfig::default() })))
+    Ok(Arc::new(Tcp::new(TcpConfig { interface: settings.interface.clone(), ..TcpConfig::default() })))
 }
 
 impl Tcp {
@@ -66,10 +66,9 @@ impl Tcp {
     }
 
     fn outgoing(&self, to: SocketAddr) -> Result<TcpSocket, TransportError> {
-        let from = bind_for(&self.config.bind, to, NAME)?;
         let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(from) = from {
-            socket.bind(SocketAddr::new(from.ip(), 0))?;
+        if let Some(interface) = &self.config.interface {
+            interface.hold_towards(SockRef::from(&socket), to, 0).map_err(|error| self.error(error, to))?;
         }
         // Before connecting, or the window scale is settled without them.
         if let Some(bytes) = self.config.send_buffer {
@@ -79,6 +78,13 @@ impl Tcp {
             socket.set_recv_buffer_size(bytes)?;
         }
         Ok(socket)
+    }
+
+    fn error(&self, error: io::Error, to: SocketAddr) -> TransportError {
+        match error.kind() {
+            io::ErrorKind::Unsupported => TransportError::Unsupported { transport: NAME, to },
+            _ => error.into(),
+        }
     }
 
     fn listener(&self, on: SocketAddr) -> io::Result<TcpListener> {
@@ -98,7 +104,10 @@ impl Tcp {
             socket.set_recv_buffer_size(bytes as usize)?;
         }
         socket.set_nonblocking(true)?;
-        socket.bind(&on.into())?;
+        match &self.config.interface {
+            Some(interface) => drop(interface.hold(&socket, on)?),
+            None => socket.bind(&on.into())?,
+        }
         socket.listen(i32::try_from(self.config.backlog).unwrap_or(i32::MAX))?;
         TcpListener::from_std(socket.into())
     }
@@ -119,7 +128,7 @@ impl Transport for Tcp {
     }
 
     async fn listen(&self, on: SocketAddr) -> Result<Listener, TransportError> {
-        let listener = self.listener(on)?;
+        let listener = self.listener(on).map_err(|error| self.error(error, on))?;
         let local = listener.local_addr()?;
         let incoming = stream::unfold((listener, Duration::ZERO), |(listener, pause)| async move {
             sleep(pause).await;
@@ -241,17 +250,28 @@ mod tests {
 
     #[tokio::test]
     async fn the_bound_address_is_where_connections_come_from() {
-        let bind = vec!["127.0.0.9:0".parse().unwrap()];
         let tcp = Tcp::new(TcpConfig {
-            bind,
+            interface: Some(Arc::new("127.0.0.9".parse().unwrap())),
             send_buffer: Some(65_536),
             receive_buffer: Some(65_536),
             ..TcpConfig::default()
         });
-        let (dialled, ..) = pair(&tcp, "127.0.0.1:0").await;
-        assert_eq!(dialled.local.ip().to_string(), "127.0.0.9");
+        let (dialled, .., listener) = pair(&tcp, "0.0.0.0:0").await;
+        assert_eq!([dialled.local.ip(), listener.local.ip()].map(|ip| ip.to_string()), ["127.0.0.9"; 2]);
         let error = tcp.dial("[::1]:9".parse().unwrap(), DialOptions::default()).await.unwrap_err();
         assert_eq!(error.to_string(), "tcp cannot reach [::1]:9");
+        let elsewhere = tcp.listen("127.0.0.1:0".parse().unwrap()).await.unwrap_err();
+        assert!(elsewhere.to_string().starts_with("127.0.0.1 is not an address of 127.0.0.9"), "{elsewhere}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_not_left() {
+        let interface = Some(Arc::new("192.0.2.77".parse().unwrap()));
+        let tcp = Tcp::new(TcpConfig { interface, ..TcpConfig::default() });
+        let anybody = tcp.listen("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+        let dialled = tcp.dial("127.0.0.1:9".parse().unwrap(), DialOptions::default()).await.unwrap_err();
+        let words = "no interface that is up has the address 192.0.2.77, and nothing goes another way";
+        assert_eq!([anybody.to_string(), dialled.to_string()], [words; 2]);
     }
 
     #[tokio::test]

@@ -9,14 +9,14 @@ use std::{
     fmt,
     future::poll_fn,
     io, mem,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Wake, Waker},
 };
 
 use async_trait::async_trait;
-use castanet_core::seams::datagrams::{DatagramFactory, Datagrams, Protocol};
+use castanet_core::seams::datagrams::{DatagramFactory, Datagrams, Protocol, WaysOut};
 
 /// Bytes that may wait for one protocol at one socket, each datagram counted with [`OVERHEAD`] more.
 const MOST_WAITING: usize = 1024 * 1024;
@@ -64,7 +64,7 @@ impl DatagramFactory for UdpMux {
 
     async fn shared(&self, local: SocketAddr, protocol: Protocol) -> io::Result<Arc<dyn Datagrams>> {
         let mut open = self.open.lock().await;
-        open.retain(|socket| socket.strong_count() > 0);
+        open.retain(|socket| socket.upgrade().is_some_and(|socket| !socket.datagrams.is_lost()));
         let there = open.iter().filter_map(Weak::upgrade).find(|socket| socket.is_at(local));
         let socket = match there {
             Some(socket) => socket,
@@ -81,8 +81,15 @@ impl DatagramFactory for UdpMux {
         self.inner.join(group, interface).await
     }
 
-    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+    fn ways_out(&self) -> WaysOut {
         self.inner.ways_out()
+    }
+    fn is_neighbour(&self, ip: IpAddr) -> bool {
+        self.inner.is_neighbour(ip)
+    }
+
+    fn gateway(&self, from: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.inner.gateway(from)
     }
 }
 
@@ -244,6 +251,10 @@ impl Datagrams for Part {
         let length = datagram.len().min(buffer.len());
         buffer[..length].copy_from_slice(&datagram[..length]);
         Ok((length, from))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.socket.datagrams.is_lost()
     }
 }
 

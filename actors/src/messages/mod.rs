@@ -5,6 +5,7 @@
 pub mod discovery;
 pub mod peer;
 pub mod pieces;
+pub mod port_mapper;
 pub mod session;
 pub mod storage;
 pub mod torrent;

@@ -2,12 +2,13 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use actix::prelude::*;
+use actix::{WeakRecipient, prelude::*};
 use castanet_core::{InfoHashes, Metainfo, PluginName, TorrentId, magnet::Magnet, seams::storage::Allocation};
 use castanet_protocol::picker::Priority;
 use tokio::sync::{broadcast, watch};
 
 use super::torrent::{TorrentEvent, TorrentSnapshot};
+use crate::shared::Limits;
 
 /// What is known of a torrent when it is added.
 #[derive(Debug, Clone)]
@@ -68,6 +69,8 @@ pub struct TorrentSpec {
     pub trackers: Vec<String>,
     /// The only discovery plugins that may serve it, however public it turns out to be; `None`: all that would.
     pub allow: Option<Vec<PluginName>>,
+    /// Rate limits, besides the session's.
+    pub limits: Limits,
     /// Hash everything, whatever the resume data say.
     pub recheck: bool,
     /// End after the check, without connecting to anyone.
@@ -92,6 +95,10 @@ pub struct TorrentAdded {
     pub events: broadcast::Receiver<TorrentEvent>,
     /// Its state, renewed a few times a second.
     pub state: watch::Receiver<TorrentSnapshot>,
+    /// Takes new limits for all its connections together.
+    pub set_limits: WeakRecipient<SetLimits>,
+    /// Takes new limits for each of its connections.
+    pub set_peer_limits: WeakRecipient<SetPeerLimits>,
 }
 
 /// Why a torrent cannot be added. The text is for users.
@@ -135,10 +142,20 @@ pub struct Shutdown {
     pub within: Duration,
 }
 
-/// Change the rate limits of the whole session, in bytes per second; `None` is unlimited.
+/// Change the rate limits of the whole session, or of a torrent, in bytes per second; `None` is unlimited.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct SetLimits {
+    /// Download.
+    pub down: Option<u64>,
+    /// Upload.
+    pub up: Option<u64>,
+}
+
+/// Change the rate limits of each connection of the whole session, or of a torrent, in bytes per second; `None` is unlimited.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct SetPeerLimits {
     /// Download.
     pub down: Option<u64>,
     /// Upload.
@@ -159,6 +176,8 @@ pub struct SessionSnapshot {
     pub listening: Vec<std::net::SocketAddr>,
     /// Discovery plugins that are registered.
     pub plugins: Vec<castanet_core::PluginName>,
+    /// Whether a router lets peers in; `None` if that is not known, or nobody is asked.
+    pub port_report: Option<castanet_protocol::portmap::Report>,
     /// Memory held between socket and disk, in blocks.
     pub blocks_in_memory: usize,
 }

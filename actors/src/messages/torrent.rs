@@ -70,6 +70,16 @@ pub(crate) struct DialFailed {
     pub(crate) reason: String,
 }
 
+/// The network is another one, is gone, or is back; which one, [`crate::shared::Shared::away`] knows.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct NetworkChanged {
+    /// Connections that were made before are over.
+    pub are_lost: bool,
+    /// What the user shall know of it.
+    pub notice: Option<Arc<str>>,
+}
+
 /// The peer's state changed.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]

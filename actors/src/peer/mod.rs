@@ -1,18 +1,19 @@
 //! A peer actor: one open connection, a shell around the [`PeerMachine`].
 //!
-//! Owns the connection (its read and write loops are in `io`) and the machine. Tells the piece manager what the remote
+//! Owns the connection (its loops are in `read` and `write`) and the machine. Tells the piece manager what the remote
 //! has, gives and could be asked for, the torrent what changed, the storage what to read. A connection that opens before
 //! the metadata are known tells the torrent only, until `Adopt`. Ends when the connection does, when the machine gives it
 //! up, or on `Disconnect`.
 
-mod io;
+mod read;
 #[cfg(test)]
 mod tests;
+mod write;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use actix::prelude::*;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use castanet_core::{
     BLOCK_LENGTH, Moment, PeerKey, buffers::BufferPool, seams::means::Clock, seams::transport::Connection,
 };
@@ -21,6 +22,11 @@ use castanet_protocol::{
     rate::Meter,
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
+
+use self::{
+    read::{Held, read_loop},
+    write::{Frame, write_loop},
+};
 
 use crate::{
     budget::{Budget, Permit},
@@ -35,7 +41,7 @@ use crate::{
         storage::{Block, ReadRange},
         torrent::{PeerChange, PeerChanged, PeerReport, PeerSaid},
     },
-    throttle::Throttle,
+    throttle::PeerThrottle,
 };
 
 /// Frames that may wait for the write loop. The machine bounds their bytes; this bounds their number.
@@ -67,10 +73,15 @@ pub struct PeerShared {
     pub budget: Budget,
     /// Large read buffers.
     pub buffers: BufferPool,
-    /// The download limits that apply, outermost first.
-    pub down: Arc<[Throttle]>,
-    /// The upload limits that apply.
-    pub up: Arc<[Throttle]>,
+}
+
+/// Where a connection waits under rate limits; `None` where none ever applies to it.
+#[derive(Debug, Default)]
+pub struct PeerLimits {
+    /// For what it receives.
+    pub down: Option<PeerThrottle>,
+    /// For what it sends.
+    pub up: Option<PeerThrottle>,
 }
 
 /// The actor.
@@ -80,8 +91,13 @@ pub struct Peer {
     machine: PeerMachine,
     links: PeerLinks,
     shared: PeerShared,
-    connection: Option<(Connection, BytesMut)>,
-    outgoing: Option<mpsc::Sender<io::Frame>>,
+    connection: Option<(Connection, BytesMut, PeerLimits)>,
+    /// Control messages may overtake blocks.
+    overtakes: bool,
+    outgoing: Option<mpsc::Sender<Frame>>,
+    held: Held,
+    /// Of this, what the machine knows.
+    excused: Duration,
     /// Blocks of the input being handled: one message, however many blocks.
     received: Vec<Block>,
     down: Meter,
@@ -100,16 +116,20 @@ impl Peer {
         config: PeerConfig,
         links: PeerLinks,
         shared: PeerShared,
+        limits: PeerLimits,
     ) -> Self {
         let now = shared.clock.now();
         Self {
             key,
             addr: connection.remote,
+            overtakes: config.fast,
             machine: PeerMachine::new(config, now),
             links,
             shared,
-            connection: Some((connection, early)),
+            connection: Some((connection, early, limits)),
             outgoing: None,
+            held: Held::default(),
+            excused: Duration::ZERO,
             received: Vec::new(),
             down: Meter::new(now),
             up: Meter::new(now),
@@ -148,11 +168,10 @@ impl Peer {
         let peer = self.key;
         let work = self.links.pieces.as_ref();
         match output {
-            Output::Send(frames) => self.send(frames, false, ctx),
+            Output::Send(frames) => self.send(Frame::Control(frames), ctx),
             Output::SendBlock { header, data } => {
                 self.up.add(data.len() as u64, now);
-                self.send(header, true, ctx);
-                self.send(data, true, ctx);
+                self.send(Frame::Block(header, data), ctx);
             }
             Output::Block { block, data } => {
                 self.down.add(data.len() as u64, now);
@@ -215,8 +234,7 @@ impl Peer {
         tell(&self.links.changed, PeerChanged { peer: self.key, change });
     }
 
-    fn send(&mut self, bytes: Bytes, is_block: bool, ctx: &mut Context<Self>) {
-        let frame = io::Frame { bytes, is_block };
+    fn send(&mut self, frame: Frame, ctx: &mut Context<Self>) {
         let reason = match self.outgoing.as_ref().map(|outgoing| outgoing.try_send(frame)) {
             None | Some(Ok(())) => return,
             Some(Err(TrySendError::Full(_))) => "the peer does not read what it is sent",
@@ -238,7 +256,14 @@ impl Peer {
             peer.timer = None;
             let now = peer.shared.clock.now();
             if now >= peer.machine.deadline() {
-                peer.feed(Input::Timeout, &mut Permit::default(), ctx);
+                // What a limit has kept us from reading is not the remote's delay.
+                let held = peer.held.total(now);
+                let excuse = held - std::mem::replace(&mut peer.excused, held);
+                if excuse > Duration::ZERO {
+                    peer.feed(Input::Excuse(excuse), &mut Permit::default(), ctx);
+                } else {
+                    peer.feed(Input::Timeout, &mut Permit::default(), ctx);
+                }
             } else {
                 peer.arm(now, ctx);
             }
@@ -282,14 +307,15 @@ impl Actor for Peer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let Some((connection, early)) = self.connection.take() else { return };
+        let Some((connection, early, limits)) = self.connection.take() else { return };
         let me = ctx.address();
         self.join(ctx);
         let (reader, writer) = connection.io.split();
         let (outgoing, frames) = mpsc::channel(MOST_FRAMES);
         self.outgoing = Some(outgoing);
-        ctx.spawn(io::read_loop(reader, early, me.clone(), self.shared.clone()).into_actor(self));
-        ctx.spawn(io::write_loop(writer, frames, me.recipient(), self.shared.up.clone()).into_actor(self));
+        let (shared, held) = (self.shared.clone(), self.held.clone());
+        ctx.spawn(read_loop(reader, early, me.clone(), shared, limits.down, held).into_actor(self));
+        ctx.spawn(write_loop(writer, frames, me.recipient(), limits.up, self.overtakes).into_actor(self));
         ctx.run_interval(REPORT, |peer, _| peer.report());
         self.feed(Input::Timeout, &mut Permit::default(), ctx);
     }

@@ -2,8 +2,14 @@
 
 mod early;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use castanet_core::{Bitfield, BlockRef, Geometry, PieceIndex};
-use castanet_protocol::{peer::PeerTiming, wire::Message as Wire};
+use castanet_protocol::{
+    peer::{FIRST_CREDIT, PeerTiming},
+    wire::Message as Wire,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
@@ -55,17 +61,12 @@ fn start(room: usize, change: impl FnOnce(&mut PeerConfig, &mut PeerLinks)) -> (
         dht_port: None,
         extensions: Vec::new(),
         timing: PeerTiming::default(),
+        first_credit: FIRST_CREDIT,
     };
     change(&mut config, &mut links);
     let budget = Budget::new(16 * UNIT);
-    let shared = PeerShared {
-        clock: clock(),
-        budget: budget.clone(),
-        buffers: BufferPool::new(128 << 10, 4),
-        down: Arc::new([]),
-        up: Arc::new([]),
-    };
-    let addr = Peer::new(KEY, connection, BytesMut::new(), config, links, shared).start();
+    let shared = PeerShared { clock: clock(), budget: budget.clone(), buffers: BufferPool::new(128 << 10, 4) };
+    let addr = Peer::new(KEY, connection, BytesMut::new(), config, links, shared, PeerLimits::default()).start();
     let heard = Heard {
         has: has_heard,
         said: said_heard,

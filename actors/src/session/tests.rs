@@ -1,9 +1,12 @@
 //! Tests of the session and its torrents, whole, against remotes that the test plays.
 
 mod crash;
+mod mapping;
+mod network;
 
 use std::{
     cell::RefCell,
+    net::SocketAddr,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,17 +18,17 @@ use castanet_core::{
     Metainfo, PeerId, PieceIndex,
     seams::{
         datagrams::{DatagramFactory, Datagrams},
-        discovery::{Discovery as Plugin, Found, FoundStream, PeerCandidate, Swarm, SwarmInfo},
+        discovery::{Discovery as Plugin, Found, FoundStream, News, PeerCandidate, Swarm, SwarmInfo},
         hasher::SoftwareHasher,
         means::{Means, Resolve, ResolveError, Scratchpad},
         resume::{ResumeKey, ResumeStore},
-        transport::{Connection, DialOptions, TransportError},
+        transport::{Connection, DialOptions, Listener, Transport, TransportError},
         web::{Web, WebError},
     },
 };
 use castanet_protocol::wire::{Handshake, Message as Wire, Reserved};
 use castanet_storage::resume::MemoryResumeStore;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
@@ -36,7 +39,7 @@ use crate::{
         session::TorrentSpec,
         torrent::{Happening, Phase, TorrentEvent, TorrentSnapshot},
     },
-    shared::{Config, Parts},
+    shared::{Config, Limits, Parts},
     testing::{Disk, Mood, Remote, clock, connection, settle, torrent},
 };
 
@@ -52,6 +55,13 @@ struct Script {
     peers: Mutex<Vec<SocketAddr>>,
     panics: AtomicBool,
     built: AtomicUsize,
+    /// How often it heard that the network has changed.
+    heard: AtomicUsize,
+    /// What leads into the world.
+    ways: Mutex<WaysOut>,
+    /// Where it was listened again.
+    listened: Mutex<Vec<SocketAddr>>,
+    is_deaf: AtomicBool,
     alive: Arc<()>,
 }
 
@@ -65,6 +75,9 @@ impl Plugin for Finder {
     }
     fn serves(&self, _: &SwarmInfo) -> bool {
         true
+    }
+    fn hear(&self, _: &News) {
+        self.0.heard.fetch_add(1, Ordering::Relaxed);
     }
     async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
         assert!(!self.0.panics.load(Ordering::Relaxed), "as the test wants it");
@@ -103,8 +116,13 @@ impl Transport for Wires {
         self.0.send((to, remote)).map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused))?;
         Ok(connection)
     }
-    async fn listen(&self, _: SocketAddr) -> Result<Listener, TransportError> {
-        unreachable!("the test brings its own listener")
+    async fn listen(&self, on: SocketAddr) -> Result<Listener, TransportError> {
+        let script = SCRIPT.with_borrow(Arc::clone);
+        if script.is_deaf.load(Ordering::Relaxed) {
+            return Err(std::io::Error::from(std::io::ErrorKind::AddrInUse).into());
+        }
+        script.listened.lock().unwrap().push(on);
+        Ok(Listener { local: on, incoming: Box::pin(stream::pending()) })
     }
 }
 
@@ -115,6 +133,9 @@ struct Nothing;
 impl DatagramFactory for Nothing {
     async fn bind(&self, _: SocketAddr) -> std::io::Result<Arc<dyn Datagrams>> {
         Err(std::io::ErrorKind::Unsupported.into())
+    }
+    fn ways_out(&self) -> WaysOut {
+        SCRIPT.with_borrow(|script| script.ways.lock().unwrap().clone())
     }
 }
 #[async_trait]
@@ -154,7 +175,10 @@ impl Machine {
         Self { disk: Disk::default(), resume: MemoryResumeStore::new(), metainfo, data: Arc::new(data) }
     }
     fn start(&self, threads: usize, config: Config) -> World {
-        let script = Arc::new(Script::default());
+        self.start_by(threads, config, WaysOut::default())
+    }
+    fn start_by(&self, threads: usize, config: Config, ways: WaysOut) -> World {
+        let script = Arc::new(Script { ways: Mutex::new(ways), ..Script::default() });
         SCRIPT.set(script.clone());
         let (dials, dialled) = unbounded_channel();
         let transport: Arc<dyn Transport> = Arc::new(Wires(dials));
@@ -166,6 +190,7 @@ impl Machine {
             seed: 1,
             bind: Vec::new(),
             listening: Arc::default(),
+            mapped: Arc::default(),
             notebook: Arc::new(Scratchpad::default()),
             user_agent: "test".into(),
         };
@@ -184,8 +209,7 @@ impl Machine {
         let incoming = stream::poll_fn(move |cx| arriving.poll_recv(cx).map(|next| next.map(Ok)));
         let listener = Listener { local: host(1), incoming: Box::pin(incoming) };
         let plugin = Registered { name: "script".into(), build, settings: Settings::default() };
-        let session =
-            Session::new(shared.clone(), Placement::here(), vec![(listener, transport)], vec![plugin]).start();
+        let session = Session::new(shared.clone(), Placement::here(), vec![listener].into(), vec![plugin]).start();
         World { session, shared, script, dialled, inbound }
     }
     fn spec(&self) -> TorrentSpec {
@@ -198,6 +222,7 @@ impl Machine {
             peers: Vec::new(),
             trackers: Vec::new(),
             allow: None,
+            limits: Default::default(),
             recheck: false,
             check_only: false,
             seed_only: false,
@@ -467,7 +492,8 @@ async fn a_torrent_may_be_stopped_at_any_moment_of_its_start() {
 async fn a_pause_closes_everything_and_may_end() {
     tokio::time::pause();
     let machine = Machine::new(20);
-    let mut world = machine.start(0, Config { down: Some(1 << 18), ..Config::default() });
+    let mut world =
+        machine.start(0, Config { limits: Limits { down: Some(1 << 18), ..Limits::default() }, ..Config::default() });
     let mut added = world.add(machine.spec()).await;
     until(&mut added, Phase::Downloading).await;
     machine.seed(world.arrive(host(9)), 9, None);

@@ -10,7 +10,7 @@ use castanet_core::{
 };
 use castanet_protocol::extension::Extension;
 
-use super::Torrent;
+use super::{Torrent, holepunch::UTP};
 use crate::{
     mail::tell,
     messages::{
@@ -98,9 +98,8 @@ impl Handler<PluginSaid> for Torrent {
 impl Handler<NeighbourTold> for Torrent {
     type Result = ();
     fn handle(&mut self, NeighbourTold { extension, say }: NeighbourTold, _: &mut Self::Context) {
-        let Some(extension) = Extension::ALL.into_iter().find(|known| known.name() == extension) else { return };
-        if let Some(connected) = self.peers.values().find(|connected| connected.remote == say.remote) {
-            tell(&connected.peer.clone().recipient(), SayExtended { extension, payload: say.payload });
+        if let Some(extension) = Extension::ALL.into_iter().find(|known| known.name() == extension) {
+            self.say_extended(say.remote, extension, say.payload);
         }
     }
 }
@@ -110,8 +109,11 @@ impl Torrent {
     /// The extensions that are offered to a peer.
     pub(super) fn extensions(&self) -> Vec<Extension> {
         let spoken: Vec<&str> = self.serving().filter_map(|started| started.seam.extension()).collect();
-        let is_offered =
-            |extension: &Extension| *extension == Extension::Metadata || spoken.contains(&extension.name());
+        let is_offered = |extension: &Extension| match extension {
+            Extension::Metadata => true,
+            Extension::Holepunch => self.punches_holes(),
+            of_plugins => spoken.contains(&of_plugins.name()),
+        };
         Extension::ALL.into_iter().filter(is_offered).collect()
     }
 
@@ -149,11 +151,19 @@ impl Torrent {
             speaks: connected.extensions.iter().any(|spoken| spoken.name() == extension),
             reachable: !connected.inbound,
             seed: connected.is_seed,
-            utp: false,
+            utp: connected.via == UTP,
+            // What the connection is wrapped in is not known here, and says little of what the peer would prefer.
             encrypts: false,
-            holepunch: false,
+            holepunch: connected.extensions.contains(&Extension::Holepunch),
         };
         tell(&started.neighbour, NeighbourHeard { torrent: self.id, heard: Heard::Joined(neighbour) });
+    }
+
+    /// Says something by an extension to the peer at the other end of a connection.
+    pub(super) fn say_extended(&self, remote: SocketAddr, extension: Extension, payload: Bytes) {
+        if let Some(connected) = self.peers.values().find(|connected| connected.remote == remote) {
+            tell(&connected.peer.clone().recipient(), SayExtended { extension, payload });
+        }
     }
 
     /// A connected peer is gone.

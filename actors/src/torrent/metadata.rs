@@ -188,6 +188,7 @@ impl Handler<PeerSaid> for Torrent {
     fn handle(&mut self, PeerSaid { peer, extension, payload }: PeerSaid, ctx: &mut Self::Context) {
         match extension {
             Extension::Metadata => self.metadata_said(peer, &payload, ctx),
+            Extension::Holepunch => self.holepunch_said(peer, &payload, ctx),
             _ => self.gossip_heard(peer, extension, payload),
         }
     }

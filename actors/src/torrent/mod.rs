@@ -4,10 +4,12 @@
 //! observers what happens, plugins what became of their peers. A piece manager or storage that dies fails the
 //! torrent; a peer that dies is forgotten. Ends on `Stop`, when everything is saved and said.
 //!
-//! `start` opens and checks, `metadata` learns from peers what the torrent is, `finds` hears the plugins, `peers` dials, accepts and chokes, `save` saves and stops, `observe` reports,
+//! `start` opens and checks, `metadata` learns from peers what the torrent is, `finds` hears the plugins, `peers` dials, accepts and chokes, `holepunch` reaches
+//! who is behind a NAT, `save` saves and stops, `observe` reports,
 //! `web_seeds` has those who are no peers.
 
 mod finds;
+mod holepunch;
 mod metadata;
 mod observe;
 mod peers;
@@ -28,6 +30,7 @@ use castanet_core::{
 };
 use castanet_protocol::{
     diagnosis::{Diagnosis, Pace, Standings},
+    holepunch::Holepunch,
     rate::Meter,
     swarm::{Swarm, SwarmConfig},
     timeline::Timeline,
@@ -44,7 +47,7 @@ use crate::{
     messages::{
         discovery::{Leave, Unwatch},
         pieces::ClosePieces,
-        session::{Source, TorrentSpec},
+        session::{SetLimits, SetPeerLimits, Source, TorrentSpec},
         storage::CloseStorage,
         torrent::{BytesWasted, Happening, Phase, PluginStarted, StorageFailed, TorrentEvent, TorrentSnapshot},
     },
@@ -52,6 +55,7 @@ use crate::{
     pieces::Pieces,
     shared::{Door, Shared},
     storage::Storage,
+    throttle::TorrentThrottle,
 };
 use peers::Connected;
 
@@ -101,8 +105,11 @@ pub struct Torrent {
     swarm: Swarm,
     choker: Choker,
     peers: BTreeMap<castanet_core::PeerKey, Connected>,
+    holepunch: Holepunch,
     web_seeds: web_seeds::WebSeeds,
     peer_shared: PeerShared,
+    down_limit: TorrentThrottle,
+    up_limit: TorrentThrottle,
     next_peer: u64,
     fresh: Vec<PieceIndex>,
     /// Dials under way; they end with the torrent.
@@ -165,13 +172,9 @@ impl Torrent {
         let swarm = Swarm::new(config, &shared.listening(), me, random.u64(..));
         let mut plugins = plugins;
         plugins.retain(|plugin| is_allowed(&spec, &plugin.plugin));
-        let peer_shared = PeerShared {
-            clock: shared.clock.clone(),
-            budget: shared.budget.clone(),
-            buffers: shared.buffers.clone(),
-            down: Arc::from([shared.down.clone()]),
-            up: Arc::from([shared.up.clone()]),
-        };
+        let peer_shared =
+            PeerShared { clock: shared.clock.clone(), budget: shared.budget.clone(), buffers: shared.buffers.clone() };
+        let limits = spec.limits;
         Self {
             id,
             me,
@@ -199,8 +202,11 @@ impl Torrent {
             swarm,
             choker: Choker::new(ChokerConfig::default(), random.u64(..)),
             peers: BTreeMap::new(),
+            holepunch: Holepunch::default(),
             web_seeds: web_seeds::WebSeeds::default(),
             peer_shared,
+            down_limit: shared.down.torrent(limits.down, limits.down_per_peer),
+            up_limit: shared.up.torrent(limits.up, limits.up_per_peer),
             next_peer: 1,
             fresh: Vec::new(),
             dials: JoinSet::new(),
@@ -341,6 +347,22 @@ impl Handler<PluginStarted> for Torrent {
         }
         self.plugins.retain(|plugin| plugin.plugin != started.plugin);
         self.plugins.push(started);
+    }
+}
+
+impl Handler<SetLimits> for Torrent {
+    type Result = ();
+    fn handle(&mut self, SetLimits { down, up }: SetLimits, _: &mut Self::Context) {
+        self.down_limit.set_limit(down);
+        self.up_limit.set_limit(up);
+    }
+}
+
+impl Handler<SetPeerLimits> for Torrent {
+    type Result = ();
+    fn handle(&mut self, SetPeerLimits { down, up }: SetPeerLimits, _: &mut Self::Context) {
+        self.down_limit.set_each(down);
+        self.up_limit.set_each(up);
     }
 }
 

@@ -164,6 +164,7 @@ impl Torrent {
         let counts = self.swarm.counts();
         let is_useless = |key| survey.useless.contains(key);
         Facts {
+            away: self.shared.away(),
             is_metadata: self.phase == Phase::Metadata,
             known: counts.known,
             half_open: counts.half_open,
@@ -179,7 +180,8 @@ impl Torrent {
             without_metadata: connected.filter(|peer| !peer.gives_metadata).count(),
             missing_everywhere: survey.unheld,
             rate: self.down.rate(now),
-            rate_limit: self.shared.down.rate(),
+            rate_limit: self.down_limit.limit(),
+            is_held: self.down_limit.is_waited_for(),
             is_disk_busy,
             sources: self.serving().map(|started| self.standings.facts(&started.plugin)).collect(),
         }

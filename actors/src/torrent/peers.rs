@@ -1,17 +1,21 @@
 //! Connections: whom to dial, who may stay, who is unchoked, who is told what.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use actix::prelude::*;
 use castanet_core::{
     Bitfield, Moment, PeerKey,
+    addr::is_local,
     seams::{discovery::Milestone, transport::DialOptions},
 };
 use castanet_protocol::{
     extension::Extension,
     metadata::Given,
-    peer::{PeerConfig, PeerTiming},
-    swarm::{CloseKind, DialFailure, Opened, Verdict},
+    peer::{PeerConfig, PeerTiming, first_credit},
+    swarm::{CloseKind, Dial, DialFailure, Opened, Verdict},
     unchoke::PeerView,
     wire::{Handshake, Reserved},
 };
@@ -24,17 +28,20 @@ use crate::{
         discovery::PeersFared,
         peer::{Adopt, Announce, Disconnect, PieceLinks, SetChoke},
         torrent::{
-            DialFailed, DialOpened, Happening, PeerArrived, PeerChange, PeerChanged, PeerReport, Phase, PieceCompleted,
-            PieceRejected,
+            DialFailed, DialOpened, Happening, NetworkChanged, PeerArrived, PeerChange, PeerChanged, PeerReport, Phase,
+            PieceCompleted, PieceRejected,
         },
     },
-    peer::{Peer, PeerLinks},
+    peer::{Peer, PeerLimits, PeerLinks},
     shake,
+    throttle::PeerThrottle,
 };
 
 /// An open connection as its torrent sees it.
 pub(super) struct Connected {
     pub(super) remote: SocketAddr,
+    /// The transport.
+    pub(super) via: &'static str,
     pub(super) peer: Addr<Peer>,
     pub(super) view: PeerView,
     pub(super) chokes_us: bool,
@@ -61,46 +68,52 @@ impl Torrent {
     /// Dials whomever the swarm proposes, until it has had enough.
     pub(super) fn dial(&mut self, ctx: &mut Context<Self>) {
         while self.is_running()
+            && self.shared.away().is_none()
             && let Some(dial) = self.swarm.next_dial(self.now())
         {
             if !self.may_meet(dial.addr) {
                 self.swarm.dial_failed(dial.addr, DialFailure::Other, self.now());
                 continue;
             }
-            let (transports, info_hash, me) = (self.shared.transports.clone(), self.info_hash, self.me);
-            let (arrived, failed) = (ctx.address().recipient(), ctx.address().recipient());
-            let opened = ctx.address().recipient();
-            let reserved = Reserved::ours().with_dht(self.dht_port().is_some());
-            let ours = Handshake { reserved, info_hash, peer_id: me };
-            while self.dials.try_join_next().is_some() {}
-            self.dials.spawn_local(async move {
-                let addr = dial.addr;
-                let mut failure = (DialFailure::Unreachable, "no transport can reach it".to_string());
-                for transport in transports.iter() {
-                    let options = DialOptions { swarm: Some(info_hash), ..DialOptions::default() };
-                    let attempt = async {
-                        let dialled = transport.dial(addr, options).await;
-                        let mut connection = dialled.map_err(|error| (DialFailure::of(&error), error.to_string()))?;
-                        tell(&opened, DialOpened);
-                        let shaken = shake::outbound(&mut connection, ours).await;
-                        let (handshake, early) = shaken.map_err(|reason| (DialFailure::Handshake, reason))?;
-                        Ok::<_, (DialFailure, String)>(PeerArrived { connection, handshake, early, inbound: false })
-                    };
-                    match attempt.await {
-                        Ok(peer) => return tell(&arrived, peer),
-                        Err(error) => failure = error,
-                    }
-                }
-                let (kind, reason) = failure;
-                tell(&failed, DialFailed { addr, kind, reason });
-            });
+            self.begin_dial(dial, None, ctx);
         }
         self.feed_back();
     }
 
+    /// Dials a peer, by every transport in turn or by this one alone.
+    pub(super) fn begin_dial(&mut self, dial: Dial, only: Option<&'static str>, ctx: &mut Context<Self>) {
+        let (transports, info_hash, me) = (self.shared.transports.clone(), self.info_hash, self.me);
+        let (arrived, failed) = (ctx.address().recipient(), ctx.address().recipient());
+        let opened = ctx.address().recipient();
+        let reserved = Reserved::ours().with_dht(self.dht_port().is_some());
+        let ours = Handshake { reserved, info_hash, peer_id: me };
+        while self.dials.try_join_next().is_some() {}
+        self.dials.spawn_local(async move {
+            let addr = dial.addr;
+            let mut failure = (DialFailure::Unreachable, "no transport can reach it".to_string());
+            for transport in transports.iter().filter(|way| only.is_none_or(|only| way.includes(only))) {
+                let options = DialOptions { swarm: Some(info_hash), only, ..DialOptions::default() };
+                let attempt = async {
+                    let dialled = transport.dial(addr, options).await;
+                    let mut connection = dialled.map_err(|error| (DialFailure::of(&error), error.to_string()))?;
+                    tell(&opened, DialOpened);
+                    let shaken = shake::outbound(&mut connection, ours).await;
+                    let (handshake, early) = shaken.map_err(|reason| (DialFailure::Handshake, reason))?;
+                    Ok::<_, (DialFailure, String)>(PeerArrived { connection, handshake, early, inbound: false })
+                };
+                match attempt.await {
+                    Ok(peer) => return tell(&arrived, peer),
+                    Err(error) => failure = error,
+                }
+            }
+            let (kind, reason) = failure;
+            tell(&failed, DialFailed { addr, kind, reason });
+        });
+    }
+
     fn arrive(&mut self, arrival: PeerArrived, ctx: &mut Context<Self>) {
         let PeerArrived { mut connection, handshake, early, inbound } = arrival;
-        let (now, remote) = (self.now(), connection.remote);
+        let (now, remote, via) = (self.now(), connection.remote, connection.via);
         if !self.is_running() {
             if !inbound {
                 self.swarm.dial_failed(remote, DialFailure::Other, now);
@@ -133,6 +146,7 @@ impl Torrent {
                 return tracing::warn!(peer = %remote, %error, "connection cannot change threads");
             }
         };
+        let limits = self.limits_of(remote.ip());
         let work = self.work_links();
         let has_extensions = handshake.reserved.extended();
         // Without files open nothing can move, whatever is known of the torrent.
@@ -144,9 +158,10 @@ impl Torrent {
             extended: handshake.reserved.extended(),
             remote: remote.ip(),
             info_hash: self.info_hash,
-            listen_port: self.shared.port(),
+            listen_port: self.shared.port_for(remote.ip()),
             dht_port: self.dht_port().filter(|_| handshake.reserved.dht()),
             timing: PeerTiming::default(),
+            first_credit: first_credit(limits.down.as_ref().and_then(PeerThrottle::limit)),
             extensions: self.extensions(),
         };
         let me = ctx.address();
@@ -157,7 +172,7 @@ impl Torrent {
             report: me.clone().recipient(),
             parent: me.recipient(),
         };
-        let peer = Peer::new(key, connection, early, config, links, self.peer_shared.clone()).start();
+        let peer = Peer::new(key, connection, early, config, links, self.peer_shared.clone(), limits).start();
         let view = PeerView {
             key,
             interested: false,
@@ -170,6 +185,7 @@ impl Torrent {
         };
         let connected = Connected {
             remote,
+            via,
             peer,
             view,
             chokes_us: true,
@@ -189,8 +205,17 @@ impl Torrent {
         self.happened(Happening::PeerConnected { addr: remote, inbound });
         if !has_extensions {
             self.neighbour_joined(key);
+            self.could_relay(key);
         }
         self.feed_back();
+    }
+
+    /// Where a connection to this address waits under rate limits.
+    fn limits_of(&self, ip: IpAddr) -> PeerLimits {
+        if self.shared.config.exempt_lan && (is_local(ip) || self.shared.means.datagrams.is_neighbour(ip)) {
+            return PeerLimits::default();
+        }
+        PeerLimits { down: Some(self.down_limit.connection()), up: Some(self.up_limit.connection()) }
     }
 
     /// Whom peers work with, when pieces can move.
@@ -256,7 +281,11 @@ impl Torrent {
         if let Some(fetching) = &mut self.fetching {
             fetching.peer_gone(key);
         }
-        self.neighbour_left(connected.remote);
+        // Two who dial each other over uTP may have two connections between the same addresses, for a moment.
+        if !self.peers.values().any(|other| other.remote == connected.remote) {
+            self.neighbour_left(connected.remote);
+            self.holepunch.left(connected.remote);
+        }
         self.happened(Happening::PeerLost { addr: connected.remote, reason: reason.to_string() });
         if connected.view.interested && !connected.view.choked {
             self.fill_slots();
@@ -350,6 +379,7 @@ impl Handler<DialFailed> for Torrent {
     fn handle(&mut self, DialFailed { addr, kind, reason }: DialFailed, ctx: &mut Self::Context) {
         self.swarm.dial_failed(addr, kind, self.now());
         self.happened(Happening::PeerLost { addr, reason });
+        self.dial_in_vain(addr, kind, ctx);
         self.dial(ctx);
     }
 }
@@ -375,7 +405,8 @@ impl Handler<PeerChanged> for Torrent {
             PeerChange::Snubbed(yes) => connected.view.snubbed = yes,
             PeerChange::Introduced { port, extensions, metadata_size, .. } => {
                 if let Some(port) = port {
-                    let listens = SocketAddr::new(connected.remote.ip(), port);
+                    let mut listens = connected.remote;
+                    listens.set_port(port);
                     connected.listens.get_or_insert(listens);
                     self.swarm.listens(peer, port, now);
                 }
@@ -385,6 +416,7 @@ impl Handler<PeerChanged> for Torrent {
                 connected.extensions = extensions;
                 if !is_new {
                     self.neighbour_joined(peer);
+                    self.could_relay(peer);
                 }
                 self.could_give_metadata(peer, could_give, ctx);
             }
@@ -399,6 +431,25 @@ impl Handler<PeerChanged> for Torrent {
                 }
             }
         }
+    }
+}
+
+impl Handler<NetworkChanged> for Torrent {
+    type Result = ();
+    fn handle(&mut self, NetworkChanged { are_lost, notice }: NetworkChanged, ctx: &mut Self::Context) {
+        if let Some(notice) = notice {
+            self.happened(Happening::Notice(notice.to_string()));
+        }
+        if are_lost {
+            let keys: Vec<_> = self.peers.keys().copied().collect();
+            keys.into_iter().for_each(|key| self.disconnect(key, CloseKind::NetworkGone, "the network is gone"));
+            self.close_web_seeds();
+        }
+        self.swarm.network_changed(self.now());
+        if self.shared.away().is_none() {
+            self.start_web_seeds(ctx);
+        }
+        self.dial(ctx);
     }
 }
 

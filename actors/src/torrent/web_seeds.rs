@@ -56,8 +56,12 @@ impl Torrent {
             return;
         }
         let shared = &self.shared;
-        let (web, clock) = (shared.web.clone(), shared.clock.clone());
-        let means = WebSeedMeans { web, clock, budget: shared.budget.clone(), down: shared.down.clone() };
+        let means = || WebSeedMeans {
+            web: shared.web.clone(),
+            clock: shared.clock.clone(),
+            budget: shared.budget.clone(),
+            down: Arc::new(self.down_limit.connection()),
+        };
         let WebSeeds { known, running } = &mut self.web_seeds;
         for (url, _) in known.iter().filter(|(_, known)| !known.is_useless) {
             if running.values().any(|(other, _)| other == url) {
@@ -67,7 +71,7 @@ impl Torrent {
             self.next_peer += 1;
             let me = ctx.address();
             let links = WebSeedLinks { pieces: pieces.clone(), fared: me.clone().recipient(), parent: me.recipient() };
-            let seed = WebSeed::new(key, url.clone(), metainfo.clone(), geometry, means.clone(), links);
+            let seed = WebSeed::new(key, url.clone(), metainfo.clone(), geometry, means(), links);
             running.insert(key, (url.clone(), seed.start()));
         }
     }

@@ -3,11 +3,13 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
-use castanet::{Engine, Metainfo, magnet::Magnet};
+use castanet::{Metainfo, magnet::Magnet};
 use serde::Serialize;
 
 use crate::{
-    args::Show,
+    args::{Common, Show},
+    config::Settings,
+    network,
     output::{
         self,
         human::{count, escaped, size},
@@ -42,8 +44,9 @@ struct File {
 }
 
 /// Runs the command.
-pub(crate) async fn run(show: &Show) -> Result<ExitCode> {
-    let description = match Source::read(&show.source, &Engine::builder()).await? {
+pub(crate) async fn run(mut show: Show, common: &Common) -> Result<ExitCode> {
+    Settings::read(common)?.complete_proxy(&mut show.proxy);
+    let description = match Source::read(&show.source, &network::web(&show.proxy)?).await? {
         Source::Torrent(metainfo) => of_torrent(&metainfo),
         Source::Magnet(magnet) => of_magnet(*magnet),
     };

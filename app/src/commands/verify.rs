@@ -7,9 +7,11 @@ use castanet::{Bitfield, Engine, Listen, Metainfo, Phase, Torrent};
 use serde::Serialize;
 
 use crate::{
-    args::Verify,
+    args::{Common, Verify},
+    config::Settings,
     damage,
     interrupt::{INTERRUPTED, Interrupt},
+    network,
     output::{
         self, ClosedOutput,
         bars::Work,
@@ -42,8 +44,9 @@ struct File {
 }
 
 /// Runs the command.
-pub(crate) async fn run(verify: &Verify, mut interrupt: Interrupt) -> Result<ExitCode> {
-    let metainfo = Source::torrent(&verify.torrent, &Engine::builder()).await?;
+pub(crate) async fn run(mut verify: Verify, common: &Common, mut interrupt: Interrupt) -> Result<ExitCode> {
+    Settings::read(common)?.complete_proxy(&mut verify.proxy);
+    let metainfo = Source::torrent(&verify.torrent, &network::web(&verify.proxy)?).await?;
     source::ensure_v1(&metainfo, "verify")?;
     let shown = escaped(&verify.folder.to_string_lossy()).into_owned();
     let folder = fs::metadata(&verify.folder).with_context(|| format!("cannot open the folder {shown}"))?;

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use castanet::{Happening, Metainfo, Phase, PluginReport, TorrentState, eta, seams::discovery::Milestone, timeline};
+use castanet::{
+    Happening, Metainfo, OpenPort, Phase, PluginReport, PortReport, TorrentState, eta, seams::discovery::Milestone,
+    timeline,
+};
 use serde::Serialize;
 
 use super::{Display, Shown, human, print};
@@ -30,6 +33,15 @@ struct Line<'a> {
 enum Event<'a> {
     Listening {
         addresses: &'a [SocketAddr],
+    },
+    PortMapped {
+        port: u16,
+        external: SocketAddr,
+        method: String,
+        udp: bool,
+    },
+    PortNotMapped {
+        why: &'a str,
     },
     Added {
         name: &'a str,
@@ -316,6 +328,16 @@ impl Display for Json {
 
     fn listening(&mut self, at: &[SocketAddr], _: bool) -> anyhow::Result<()> {
         self.print(None, Event::Listening { addresses: at })
+    }
+
+    fn port(&mut self, report: &PortReport) -> anyhow::Result<()> {
+        let event = match report {
+            PortReport::Open(OpenPort { port, external, method, udp }) => {
+                Event::PortMapped { port: *port, external: (*external).into(), method: method.to_string(), udp: *udp }
+            }
+            PortReport::Closed(why) => Event::PortNotMapped { why },
+        };
+        self.print(None, event)
     }
 
     fn failed(&mut self, error: &str) -> anyhow::Result<()> {

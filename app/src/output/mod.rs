@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use castanet::{Happening, InfoHashes, Magnet, Metainfo, TorrentState};
+use castanet::{Happening, InfoHashes, Magnet, Metainfo, PortReport, TorrentState};
 use indicatif::MultiProgress;
 
 /// The bars on the terminal, if there are any: messages are written above them.
@@ -127,6 +127,13 @@ pub(crate) trait Display {
     fn listening(&mut self, at: &[SocketAddr], is_seed: bool) -> anyhow::Result<()> {
         if is_seed {
             say_where(at);
+        }
+        Ok(())
+    }
+    /// The router lets peers in, or not. People hear of it only if it does.
+    fn port(&mut self, report: &PortReport) -> anyhow::Result<()> {
+        if let PortReport::Open(open) = report {
+            say(&format!("{open}."));
         }
         Ok(())
     }

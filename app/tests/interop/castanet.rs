@@ -43,9 +43,44 @@ impl Castanet {
         Ok(Castanet { process: world.start("castanet-get", &mut command)? })
     }
 
+    /// The same through a proxy, with all there is in the log.
+    pub(crate) fn get_through(
+        world: &World,
+        proxy: &str,
+        source: &str,
+        folder: &Path,
+        more: &[&str],
+    ) -> Result<Castanet> {
+        let mut command = command(&["get", "--json", "-vvv"]);
+        command.env("CASTANET_PROXY", proxy).args(more).arg("-o").arg(folder).arg(source);
+        Ok(Castanet { process: world.start("castanet-get", &mut command)? })
+    }
+
+    /// What it said to people, and its log.
+    pub(crate) fn stderr(&self) -> Result<String> {
+        self.process.stderr()
+    }
+
+    /// Starts whatever command ends as `castanet get --json`.
+    pub(crate) fn start(world: &World, command: &mut Command) -> Result<Castanet> {
+        Ok(Castanet { process: world.start("castanet-get", command)? })
+    }
+
     /// Starts `castanet seed` with nothing turned off.
     pub(crate) fn seed_freely(world: &World, torrent: &Path, folder: &Path, more: &[&str]) -> Result<Castanet> {
         let mut command = command(&["seed", "--json", "--port-mapping", "off"]);
+        command.args(more).arg(torrent).arg(folder);
+        Ok(Castanet { process: world.start("castanet-seed", &mut command)? })
+    }
+
+    /// Starts `castanet seed` that tells HTTP trackers alone, but may ask the router to let peers in; `more` says how.
+    pub(crate) fn seed_behind_a_router(
+        world: &World,
+        torrent: &Path,
+        folder: &Path,
+        more: &[&str],
+    ) -> Result<Castanet> {
+        let mut command = command(&["seed", "--json", "--plugins", "http-tracker"]);
         command.args(more).arg(torrent).arg(folder);
         Ok(Castanet { process: world.start("castanet-seed", &mut command)? })
     }

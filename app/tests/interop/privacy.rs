@@ -20,10 +20,10 @@ const NODE: u16 = 7777;
 const LISTEN: u16 = 6881;
 
 /// All packets on the interfaces of the world.
-struct Capture(Process);
+pub(crate) struct Capture(Process);
 
 impl Capture {
-    fn start(world: &World) -> Result<Capture> {
+    pub(crate) fn start(world: &World) -> Result<Capture> {
         let mut capture = world.start("capture", &mut script("capture.py"))?;
         wait_until("packets are captured", || {
             capture.still_running()?;
@@ -32,7 +32,14 @@ impl Capture {
         Ok(Capture(capture))
     }
 
-    fn end(mut self) -> Result<Vec<Value>> {
+    /// Has a packet of this kind been seen by now?
+    pub(crate) fn has(&self, wanted: impl Fn(&Value) -> bool) -> Result<bool> {
+        let said = self.0.stdout()?;
+        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+        Ok(whole.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|packet| wanted(&packet)))
+    }
+
+    pub(crate) fn end(mut self) -> Result<Vec<Value>> {
         self.0.terminate()?;
         let packets = self.0.stdout()?.lines().skip(1).map(serde_json::from_str).collect::<Result<Vec<_>, _>>()?;
         ensure!(!packets.is_empty(), "nothing was captured");
@@ -41,7 +48,7 @@ impl Capture {
 }
 
 /// Host and port of one end of a packet.
-fn end<'a>(packet: &'a Value, which: &str) -> Result<(&'a str, u16)> {
+pub(crate) fn end<'a>(packet: &'a Value, which: &str) -> Result<(&'a str, u16)> {
     let (host, port) = packet[which].as_str().and_then(|end| end.split_once(' ')).context("an end")?;
     Ok((host, port.parse()?))
 }

@@ -220,3 +220,42 @@ mod utp {
         });
     }
 }
+
+/// Over `::1` alone.
+mod over_ipv6 {
+    use super::*;
+
+    const OURS: &str = "[::1]:6881";
+
+    fn theirs() -> SocketAddr {
+        SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 7002))
+    }
+
+    #[test]
+    fn from_libtorrent() {
+        world::test(|world| {
+            let torrent = torrent(world)?;
+            let mut seed = Session::start(world, &torrent, &torrent.folder, theirs(), &json!({}))?;
+            seed.complete()?;
+            let (folder, peer, file) = (world.folder("get")?, theirs().to_string(), torrent.file.to_string_lossy());
+            let options = ["--listen", OURS, "--plugins", "fixed", "--peer", &peer];
+            Castanet::get_freely(world, &file, &folder, &options)?.complete()?;
+            torrent.same_in(&folder, false)
+        });
+    }
+
+    #[test]
+    fn to_libtorrent() {
+        world::test(|world| {
+            let (torrent, folder) = (torrent(world)?, world.folder("leech")?);
+            let mut leech = Session::start(world, &torrent, &folder, theirs(), &json!({}))?.listens()?;
+            let peer = theirs().to_string();
+            let options = ["--interface", "::1", "--listen", OURS, "--plugins", "fixed", "--peer", &peer];
+            let seed = Castanet::seed_freely(world, &torrent.file, &torrent.folder, &options)?;
+            leech.complete()?;
+            seed.interrupt()?;
+            drop(leech);
+            torrent.same_in(&folder, false)
+        });
+    }
+}

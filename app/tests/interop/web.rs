@@ -14,7 +14,7 @@ use crate::programs::session::Session;
 use crate::world::{self, Process, World, wait_for_listener};
 
 /// A web server of this folder.
-fn serve(world: &World, folder: &Path, address: SocketAddrV4) -> Result<Process> {
+pub(crate) fn serve(world: &World, folder: &Path, address: SocketAddrV4) -> Result<Process> {
     let mut busybox = Command::new("busybox");
     busybox.args(["httpd", "-f", "-p", &address.to_string(), "-h"]).arg(folder);
     let server = world.start("busybox", &mut busybox)?;

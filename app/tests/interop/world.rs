@@ -4,20 +4,23 @@
 //! when the test itself is killed. The thread of the test moves into the namespace: every socket it opens and every
 //! child it starts is in it. Addresses are `10.77.0.1` to `.20` beside `127.0.0.1`, because several programs take two
 //! peers with one address for the same peer, and Transmission never dials 127/8. A [`Neighbour`] is a second machine on
-//! one wire with it, for what does not work on `lo` alone: multicast.
+//! one wire with it, for what does not work on `lo` alone: multicast, and links that are far and lossy.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use castanet_integration::emulator::{Link, Tally};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::wire::Wire;
 
 /// How long anything may take before the test gives up: an upper bound, never an expectation.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,6 +31,33 @@ const LOG_TAIL: usize = 6_000;
 /// Where the world is on the wire to its neighbour, and where the neighbour is; the latter in IPv6, too.
 pub(crate) const HERE: [&str; 2] = ["192.168.77.1", "fd77::1"];
 pub(crate) const NEXT_DOOR: [&str; 2] = ["192.168.77.2", "fd77::2"];
+
+/// Where the world is behind a [`Router`], where that is in the local network and in the wide one, and who else is there.
+pub(crate) const INSIDE: &str = "192.168.77.1";
+pub(crate) const GATEWAY: &str = "192.168.77.254";
+pub(crate) const EXTERNAL: &str = "11.77.0.1";
+pub(crate) const OUTSIDE: &str = "11.77.0.2";
+
+/// What a router at home does: whoever is inside may speak to the world, and looks like the router there; what comes from
+/// outside is dropped, unless miniupnpd has put a rule into one of its chains.
+const ROUTER: &str = r#"table inet filter {
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+        ct state established,related accept
+        iifname "lan" accept
+        jump miniupnpd
+    }
+    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+    chain postrouting {
+        type nat hook postrouting priority 100;
+        jump postrouting_miniupnpd
+        oifname "wan" masquerade
+    }
+    chain miniupnpd { }
+    chain prerouting_miniupnpd { }
+    chain postrouting_miniupnpd { }
+}
+"#;
 
 const KEEPER: &str =
     "ip link set lo up && for n in $(seq 1 20); do ip addr add 10.77.0.$n/24 dev lo; done && echo ready && exec cat";
@@ -80,17 +110,56 @@ fn keep(script: &str) -> Result<Child> {
 
 /// Moves the calling thread into the namespace of a keeper.
 fn enter(keeper: &Child) -> Result<()> {
-    let inside = File::open(format!("/proc/{}/ns/net", keeper.id()))?;
-    Ok(move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network))?)
+    Ok(move_into_link_name_space(inside(keeper)?.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
-/// A second namespace, joined to the world's by a wire (a veth pair) whose ends are named `lan`.
+/// A second namespace, joined to the world's by a wire (a veth pair, or an emulated link) whose ends are named `lan`; or a
+/// further machine of [`World::machine`].
 pub(crate) struct Neighbour<'a> {
     world: &'a World,
     keeper: Child,
+    /// The cable to it, if it is a neighbour by one.
+    cable: Option<Cable>,
+    emulated: Option<Wire>,
+}
+
+/// The namespace of a keeper.
+fn inside(keeper: &Child) -> Result<File> {
+    Ok(File::open(format!("/proc/{}/ns/net", keeper.id()))?)
+}
+
+/// A wire to a neighbour (a veth pair), both ends of one name: our address and the neighbour's, in IPv4 and in IPv6.
+#[derive(Clone, Copy)]
+pub(crate) struct Cable {
+    pub(crate) name: &'static str,
+    pub(crate) here: [&'static str; 2],
+    pub(crate) there: [&'static str; 2],
+}
+
+/// The wire to the neighbour.
+pub(crate) const LAN: Cable = Cable { name: "lan", here: HERE, there: NEXT_DOOR };
+
+impl Cable {
+    /// The commands that make one end usable.
+    fn up(self, [v4, v6]: [&str; 2]) -> String {
+        let name = self.name;
+        format!("ip addr add {v4}/24 dev {name} && ip addr add {v6}/64 dev {name} nodad && ip link set {name} up")
+    }
+}
+
+/// Runs commands of the shell in the namespace that the calling thread is in.
+pub(crate) fn sh(commands: &str) -> Result<()> {
+    let done = Command::new("sh").args(["-c", commands]).output()?;
+    ensure!(done.status.success(), "{commands}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
 }
 
 impl Neighbour<'_> {
+    /// Its namespace, as `ip` calls it.
+    pub(crate) fn namespace(&self) -> u32 {
+        self.keeper.id()
+    }
+
     /// Does something from there: what it starts runs there.
     pub(crate) fn at<T>(&self, visit: impl FnOnce() -> Result<T>) -> Result<T> {
         enter(&self.keeper)?;
@@ -98,6 +167,29 @@ impl Neighbour<'_> {
         enter(&self.world.keeper)?;
         outcome
     }
+
+    /// Cuts the wire and lays another one of the same name, with the same addresses.
+    pub(crate) fn rewire(&self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (cable, there) = (self.cable.context("no cable leads there")?, self.keeper.id());
+        let name = cable.name;
+        sh(&format!("ip link del {name}"))?;
+        meanwhile()?;
+        sh(&format!("ip link add {name} type veth peer name {name} netns {there} && {}", cable.up(cable.here)))?;
+        self.at(|| sh(&cable.up(cable.there)))
+    }
+
+    /// What became of the packets on an emulated link: of those of the world, and of the neighbour's.
+    pub(crate) fn tallies(&self) -> Option<[Tally; 2]> {
+        self.emulated.as_ref().map(Wire::tallies)
+    }
+}
+
+/// A router between the world, which is in its local network, and a host outside.
+pub(crate) struct Router<'a> {
+    /// The router itself: `lan` leads to the world, `wan` outside.
+    pub(crate) inner: Neighbour<'a>,
+    /// The host outside.
+    pub(crate) outside: Neighbour<'a>,
 }
 
 impl Drop for Neighbour<'_> {
@@ -118,17 +210,83 @@ impl World {
 
     /// A neighbour on the same wire, at [`HERE`] and [`NEXT_DOOR`].
     pub(crate) fn neighbour(&self) -> Result<Neighbour<'_>> {
-        let up = |[v4, v6]: [&str; 2]| {
-            format!("ip addr add {v4}/24 dev lan && ip addr add {v6}/64 dev lan nodad && ip link set lan up")
-        };
-        let world = self.keeper.id();
-        let keeper = keep(&format!(
-            "ip link set lo up && ip link add lan type veth peer name lan netns {world} && {} && echo ready && exec cat",
-            up(NEXT_DOOR)
+        self.neighbour_by(LAN)
+    }
+
+    /// A neighbour on another cable.
+    pub(crate) fn neighbour_by(&self, cable: Cable) -> Result<Neighbour<'_>> {
+        let (world, name) = (self.namespace(), cable.name);
+        let script =
+            format!("ip link add {name} type veth peer name {name} netns {world} && {}", cable.up(cable.there));
+        let mut neighbour = self.machine(&script)?;
+        neighbour.cable = Some(cable);
+        // The kernel takes a moment to see that the cable has two ends.
+        sh(&format!(
+            "{} && until ip link show {name} | grep -q 'state UP'; do sleep 0.05; done",
+            cable.up(cable.here)
         ))?;
-        let here = Command::new("sh").args(["-c", &up(HERE)]).output()?;
-        ensure!(here.status.success(), "the wire: {}", String::from_utf8_lossy(&here.stderr));
-        Ok(Neighbour { world: self, keeper })
+        Ok(neighbour)
+    }
+
+    /// A neighbour at the same addresses that is reached over this link alone, with chances drawn by `seed`.
+    pub(crate) fn link(&self, link: Link, seed: u64) -> Result<Neighbour<'_>> {
+        let keeper = keep("ip link set lo up && echo ready && exec cat")?;
+        let emulated = Some(Wire::lay(inside(&keeper)?, link, seed)?);
+        let neighbour = Neighbour { world: self, keeper, cable: None, emulated };
+        sh(&LAN.up(HERE))?;
+        neighbour.at(|| sh(&LAN.up(NEXT_DOOR)))?;
+        Ok(neighbour)
+    }
+
+    /// A router, which is the way out of this world from now on.
+    pub(crate) fn router(&self) -> Result<Router<'_>> {
+        let world = self.keeper.id();
+        let router = keep(&format!(
+            "ip link set lo up && ip link add lan type veth peer name lan netns {world} \
+             && ip addr add {GATEWAY}/24 dev lan && ip link set lan up && echo 1 >/proc/sys/net/ipv4/ip_forward \
+             && nft -f - <<'END' && echo ready && exec cat\n{ROUTER}END"
+        ))?;
+        let inner = Neighbour { world: self, keeper: router, cable: None, emulated: None };
+        let outside = keep(&format!(
+            "ip link set lo up && ip link add wan type veth peer name wan netns {} \
+             && ip addr add {OUTSIDE}/24 dev wan && ip link set wan up && echo ready && exec cat",
+            inner.keeper.id()
+        ))?;
+        let outside = Neighbour { world: self, keeper: outside, cable: None, emulated: None };
+        let here = |script: &str| -> Result<()> {
+            let done = Command::new("sh").args(["-c", script]).output()?;
+            ensure!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+            Ok(())
+        };
+        inner.at(|| here(&format!("ip addr add {EXTERNAL}/24 dev wan && ip link set wan up")))?;
+        here(&format!("ip addr add {INSIDE}/24 dev lan && ip link set lan up && ip route add default via {GATEWAY}"))?;
+        Ok(Router { inner, outside })
+    }
+
+    /// Another host in the router's local network has got this port from it, by NAT-PMP and TCP, for an hour.
+    pub(crate) fn take_port_from_the_router(&self, port: u16) -> Result<()> {
+        const OTHER: &str = "192.168.77.3";
+        let added = Command::new("ip").args(["addr", "add", &format!("{OTHER}/24"), "dev", "lan"]).status()?;
+        ensure!(added.success(), "another address");
+        let socket = UdpSocket::bind((OTHER, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let port = port.to_be_bytes();
+        socket.send_to(&[&[0, 2, 0, 0], &port[..], &port, &3600u32.to_be_bytes()].concat(), (GATEWAY, 5351))?;
+        let mut answer = [0; 16];
+        ensure!(socket.recv(&mut answer)? == 16 && answer[..4] == [0, 0x82, 0, 0], "refused: {answer:?}");
+        ensure!(answer[10..12] == port, "it gave another port: {answer:?}");
+        Ok(())
+    }
+
+    /// A machine in a namespace of its own, which the script joins to others.
+    pub(crate) fn machine(&self, script: &str) -> Result<Neighbour<'_>> {
+        let keeper = keep(&format!("ip link set lo up && {{ {script}\n}} && echo ready && exec cat"))?;
+        Ok(Neighbour { world: self, keeper, cable: None, emulated: None })
+    }
+
+    /// The world's namespace, as `ip` calls it.
+    pub(crate) fn namespace(&self) -> u32 {
+        self.keeper.id()
     }
 
     /// A new folder of this name.

@@ -1,10 +1,10 @@
-//! The datagram seam: under UDP trackers, the DHT, LSD and uTP.
+//! The datagram seam: under UDP trackers, the DHT, LSD, uTP and port mapping.
 //!
 //! The engine hands it out, so a bound interface, a proxy or a simulated network holds for every plugin.
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -19,6 +19,10 @@ pub trait Datagrams: fmt::Debug + Send + Sync + 'static {
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize>;
     /// Receives one datagram; what does not fit into `buffer` is cut off.
     async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
+    /// Its interface is gone or has another address: every call fails, and a new socket must be bound.
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 /// Makes datagram sockets.
@@ -34,10 +38,50 @@ pub trait DatagramFactory: fmt::Debug + Send + Sync + 'static {
     async fn join(&self, _group: SocketAddr, _interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "there is no multicast here"))
     }
-    /// From which of our addresses the world would be spoken to now, by IPv4 and by IPv6; `None` where there is no way, or
-    /// it is not known. When this changes, the network has. Must not block, and sends nothing.
-    fn ways_out(&self) -> [Option<IpAddr>; 2] {
-        [None; 2]
+    /// How the world would be spoken to now. When this changes, the network has. Must not block, and sends nothing.
+    fn ways_out(&self) -> WaysOut {
+        WaysOut::default()
+    }
+    /// Is the address in a subnet of one of our own interfaces, as far as that is known? Must not block, and sends nothing.
+    fn is_neighbour(&self, _ip: IpAddr) -> bool {
+        false
+    }
+    /// The router that leads into the world for what is sent from this address of ours, if there is one and it is known.
+    /// Must not block, and sends nothing.
+    fn gateway(&self, _from: Ipv4Addr) -> Option<Ipv4Addr> {
+        None
+    }
+}
+
+/// How the world can be reached at a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WaysOut {
+    /// From which of our addresses, by IPv4 and by IPv6; `None` where there is no way, or it is not known.
+    pub from: [Option<IpAddr>; 2],
+    /// The interface that everything leaves by, if the user named one.
+    pub only: Option<Only>,
+}
+
+/// An interface that is never left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Only {
+    /// As the user named it.
+    pub name: Arc<str>,
+    /// The system's number of the device, another one when it was gone in between; `None` while it is gone.
+    pub device: Option<u32>,
+}
+
+impl WaysOut {
+    /// Is there any?
+    pub fn is_any(&self) -> bool {
+        self.from.iter().any(Option::is_some)
+    }
+    /// Are connections over that were made while these were the ways out, now that they are others? Those that are bound
+    /// to an interface are, if it or one of its addresses has gone.
+    pub fn are_over(&self, now: &Self) -> bool {
+        let device = |ways: &Self| ways.only.as_ref().and_then(|only| only.device);
+        let has_lost = |(before, now): (&Option<IpAddr>, &Option<IpAddr>)| before.is_some() && before != now;
+        self.only.is_some() && (device(self) != device(now) || self.from.iter().zip(&now.from).any(has_lost))
     }
 }
 

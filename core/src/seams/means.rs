@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
 
 use super::{datagrams::DatagramFactory, transport::Transport};
-use crate::moment::Moment;
+use crate::{addr::is_local, moment::Moment};
 
 /// Turns names into addresses.
 #[async_trait]
@@ -95,6 +95,8 @@ pub struct Means {
     pub bind: Vec<SocketAddr>,
     /// Where the session accepts peers; the shared UDP socket is there too. Empty if it only dials.
     pub listening: Arc<RwLock<Vec<SocketAddr>>>,
+    /// Where the world reaches that by IPv4, if a router has opened a port for us.
+    pub mapped: Arc<RwLock<Option<SocketAddrV4>>>,
     /// What is remembered from run to run.
     pub notebook: Arc<dyn Notebook>,
     /// What programs call themselves in HTTP: `Castanet/0.1.0`.
@@ -105,5 +107,75 @@ impl Means {
     /// Where the session accepts peers.
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.listening.read().map(|all| all.clone()).unwrap_or_default()
+    }
+    /// The port at which we tell `whom` to reach us, where `port` is that where we listen: it is another one if a router
+    /// has given it to us, but not for whom is on this side of the router, or speaks IPv6.
+    pub fn port_for(&self, whom: IpAddr, port: u16) -> u16 {
+        let whom = whom.to_canonical();
+        let is_beyond = port != 0 && whom.is_ipv4() && !is_local(whom);
+        self.mapped_port().filter(|_| is_beyond).unwrap_or(port)
+    }
+    /// The port that a router has opened for us.
+    pub fn mapped_port(&self) -> Option<u16> {
+        self.mapped.read().ok().and_then(|mapped| *mapped).map(|mapped| mapped.port())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seams::{
+        datagrams::Datagrams,
+        transport::{Connection, DialOptions, Listener, TransportError},
+    };
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    #[async_trait]
+    impl DatagramFactory for Nothing {
+        async fn bind(&self, _: SocketAddr) -> io::Result<Arc<dyn Datagrams>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+    #[async_trait]
+    impl Transport for Nothing {
+        fn name(&self) -> &'static str {
+            "nothing"
+        }
+        async fn dial(&self, to: SocketAddr, _: DialOptions) -> Result<Connection, TransportError> {
+            Err(TransportError::Unsupported { transport: "nothing", to })
+        }
+        async fn listen(&self, to: SocketAddr) -> Result<Listener, TransportError> {
+            Err(TransportError::Unsupported { transport: "nothing", to })
+        }
+    }
+    #[async_trait]
+    impl Resolve for Nothing {
+        async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+            Err(ResolveError { host: host.to_owned(), reason: "no such name".to_owned() })
+        }
+    }
+
+    #[test]
+    fn the_world_is_told_the_port_of_the_router() {
+        let means = Means {
+            datagrams: Arc::new(Nothing),
+            dialer: Arc::new(Nothing),
+            resolver: Arc::new(Nothing),
+            clock: Clock::new(|| Moment::ZERO),
+            seed: 0,
+            bind: Vec::new(),
+            listening: Arc::default(),
+            mapped: Arc::default(),
+            notebook: Arc::new(Scratchpad::default()),
+            user_agent: "test".into(),
+        };
+        let told = |whom: &str, port| means.port_for(whom.parse().unwrap(), port);
+        assert_eq!(told("8.8.8.8", 6881), 6881, "no router has opened anything");
+        *means.mapped.write().unwrap() = Some("5.6.7.8:1234".parse().unwrap());
+        assert_eq!([told("8.8.8.8", 6881), told("::ffff:8.8.8.8", 6881)], [1234; 2]);
+        assert_eq!([told("2001:db8::1", 6881), told("192.168.1.2", 6881), told("127.0.0.1", 6881)], [6881; 3]);
+        assert_eq!(told("8.8.8.8", 0), 0, "who does not listen is not reached");
     }
 }

@@ -27,6 +27,10 @@ pub type WriteHalf = Box<dyn AsyncWrite + Unpin + Send>;
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// `tcp`, `utp`, ...
     fn name(&self) -> &'static str;
+    /// Can it dial by the transport of this name? What holds several, or wraps one, asks those.
+    fn includes(&self, name: &str) -> bool {
+        self.name() == name
+    }
     /// Connects. Does nothing before it is first polled, so that dials may be raced.
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError>;
     /// Listens. Dropping the listener closes it.
@@ -80,12 +84,15 @@ pub struct DialOptions {
     pub timeout: Duration,
     /// The 20 wire bytes of the swarm that is dialled, for wrappers that derive keys from it (MSE).
     pub swarm: Option<[u8; 20]>,
+    /// The name of the one transport to dial by, for what holds several; wrappers pass it on. Whoever asks for it looks at
+    /// [`Transport::includes`] before.
+    pub only: Option<&'static str>,
 }
 
 impl Default for DialOptions {
     fn default() -> Self {
         // Long enough for three SYN retransmissions, short enough not to hold a half-open slot for a minute.
-        Self { timeout: Duration::from_secs(10), swarm: None }
+        Self { timeout: Duration::from_secs(10), swarm: None, only: None }
     }
 }
 

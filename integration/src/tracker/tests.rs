@@ -25,13 +25,14 @@ async fn start() -> Tracker {
 fn plugin(name: &str) -> Arc<dyn Discovery> {
     let started = Instant::now();
     let means = Means {
-        datagrams: Arc::new(Udp),
+        datagrams: Arc::new(Udp::default()),
         dialer: tcp::build(&castanet_transports::Settings::default()).unwrap(),
         resolver: Arc::new(FixedResolver(BTreeMap::new())),
         clock: Clock::new(move || Moment::ZERO + started.elapsed()),
         seed: 1,
         bind: vec![([127, 0, 0, 1], 0).into()],
         listening: Arc::default(),
+        mapped: Arc::default(),
         notebook: Arc::new(Scratchpad::default()),
         user_agent: "Castanet/test".into(),
     };

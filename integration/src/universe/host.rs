@@ -42,7 +42,7 @@ struct Inner {
     transport: MemoryTransport,
     seed: u64,
     log: Log,
-    setup: Box<dyn Fn(EngineBuilder) -> EngineBuilder>,
+    setup: Box<dyn Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder>,
     disk: MemoryFactory,
     resume: MemoryResumeStore,
     notebook: Arc<Scratchpad>,
@@ -74,7 +74,7 @@ impl Host {
         transport: MemoryTransport,
         seed: u64,
         log: Log,
-        setup: impl Fn(EngineBuilder) -> EngineBuilder + 'static,
+        setup: impl Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder + 'static,
     ) -> Self {
         let (disk, resume) = (MemoryFactory::new(), MemoryResumeStore::new());
         let (setup, notebook) = (Box::new(setup), Arc::default());
@@ -122,7 +122,7 @@ impl Host {
             .retain_plugins(|name| !SILENT.contains(&name));
         // The tasks of an engine in a set of their own can be counted, and ended together.
         let tasks = LocalSet::new();
-        let engine = tasks.run_until(setup(builder).start()).await;
+        let engine = tasks.run_until(setup(builder, transport).start()).await;
         let engine = Rc::new(engine.expect("an engine without a system beneath has nothing to miss"));
         let living = Living { engine, tasks: actix_rt::spawn(tasks) };
         assert!(self.0.living.borrow_mut().replace(living).is_none(), "{self} has one engine only");
@@ -162,14 +162,19 @@ impl Host {
         Torrent::new(payload.metainfo.clone(), FOLDER)
     }
 
+    /// Puts the payload on the disk.
+    pub fn put(&self, payload: &Payload) {
+        for (path, data) in &payload.files {
+            self.0.disk.replace(&Path::new(FOLDER).join(path), data);
+        }
+    }
+
     /// Puts the payload on the disk and seeds it.
     ///
     /// # Panics
     /// If it does not turn out to be complete.
     pub async fn seed(&self, payload: &Payload) -> TorrentHandle {
-        for (path, data) in &payload.files {
-            self.0.disk.replace(&Path::new(FOLDER).join(path), data);
-        }
+        self.put(payload);
         let mut handle = self.add(self.torrent(payload)).await;
         handle.completed().await.expect("a complete payload is seeded");
         handle

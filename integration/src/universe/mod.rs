@@ -16,13 +16,16 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     panic,
     rc::Rc,
-    sync::Once,
+    sync::{Arc, Once},
     time::Duration,
 };
 
 use actix_rt::System;
 use castanet::EngineBuilder;
-use castanet_transports::memory::{MemoryNet, MemoryTransport};
+use castanet_transports::{
+    faulty::{Faults, Faulty, FaultyDatagrams},
+    memory::{MemoryNet, MemoryTransport},
+};
 use tokio::{
     runtime::Builder,
     task::JoinHandle,
@@ -131,9 +134,47 @@ impl Universe {
 
     /// A host with an engine that is set up as told, also when it comes back after a kill.
     pub async fn host_with(&self, setup: impl Fn(EngineBuilder) -> EngineBuilder + 'static) -> Host {
-        let transport = self.stranger();
+        self.host_on(move |engine, _| setup(engine)).await
+    }
+
+    /// The same, set up with the host's access to the network.
+    pub async fn host_on(&self, setup: impl Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder + 'static) -> Host {
+        self.settle(self.stranger(), setup).await
+    }
+
+    /// The same behind faults, which meet its datagrams, too, as far as they are those of a link.
+    pub async fn faulty_host_with(
+        &self,
+        faults: Faults,
+        setup: impl Fn(EngineBuilder) -> EngineBuilder + 'static,
+    ) -> Host {
+        let (place, seed) = (self.stranger(), self.seed());
+        let plain = Arc::new(place.clone());
+        let faulty = move |engine: EngineBuilder, _: &MemoryTransport| {
+            let engine = engine.transports(vec![Arc::new(Faulty::new(plain.clone(), faults.clone(), seed))]);
+            setup(match faults.link {
+                Some(link) => {
+                    let outages = faults.stalls.clone();
+                    engine.datagrams(Arc::new(FaultyDatagrams::new(plain.clone(), link, outages, seed)))
+                }
+                None => engine,
+            })
+        };
+        self.settle(place, faulty).await
+    }
+
+    /// A seed for something that draws, never the same.
+    fn seed(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    async fn settle(
+        &self,
+        transport: MemoryTransport,
+        setup: impl Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder + 'static,
+    ) -> Host {
         // Drawn, since engines draw from their seed and the torrent's number: neighbours would meet.
-        let seed = self.random.borrow_mut().u64(..);
+        let seed = self.seed();
         let host = Host::new(self.net.clone(), transport, seed, self.log.clone(), setup);
         host.start().await;
         self.hosts.borrow_mut().push(host.clone());

@@ -15,6 +15,9 @@ impl Transport for AtHome {
     fn name(&self) -> &'static str {
         "at-home"
     }
+    fn includes(&self, name: &str) -> bool {
+        self.0.includes(name)
+    }
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         if !to.ip().is_loopback() {
             return Err(TransportError::Unsupported { transport: self.name(), to });

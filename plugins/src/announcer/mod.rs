@@ -192,9 +192,17 @@ impl<A: Ask> Shared<A> {
         if let Some(reporter) = reporter {
             reporter.reached(Milestone::NamesResolved).await;
         }
-        let mut asked: FuturesUnordered<_> = families
+        // Who sees us by our router's address is told the port that the router has opened.
+        let told = |addresses: &[SocketAddr], announce: &Announce| {
+            let port = addresses.first().map(|addr| self.means.port_for(addr.ip(), announce.port));
+            Announce { port: port.unwrap_or(announce.port), ..announce.clone() }
+        };
+        let questions: Vec<_> = families
             .iter()
-            .flat_map(|addresses| announces.iter().map(move |announce| (addresses, announce)))
+            .flat_map(|addresses| announces.iter().map(move |announce| (addresses, told(addresses, announce))))
+            .collect();
+        let mut asked: FuturesUnordered<_> = questions
+            .iter()
             .map(|(addresses, announce)| self.ask.ask(&target, addresses, announce, tracker_id))
             .collect();
         let (mut success, mut failure): (Option<Answer>, _) = (None, None);

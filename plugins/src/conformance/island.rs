@@ -28,6 +28,7 @@ pub fn island() -> Means {
         seed: 1,
         bind: vec![([0; 4], 0).into(), ([0u16; 8], 0).into()],
         listening: Arc::default(),
+        mapped: Arc::default(),
         notebook: Arc::new(Scratchpad::default()),
         user_agent: concat!("Castanet/", env!("CARGO_PKG_VERSION")).into(),
     }

@@ -72,9 +72,9 @@ impl Sockets {
         Families { v4: has(false), v6: has(true) }
     }
 
-    /// The IPv4 port, or else the IPv6 one.
+    /// The IPv4 port, or else the IPv6 one; `None` behind a proxy, which has none for us.
     pub(super) fn port(&self) -> Option<u16> {
-        self.all.first().map(|socket| socket.local_addr().port())
+        self.all.first().map(|socket| socket.local_addr().port()).filter(|port| *port != 0)
     }
 
     /// Nothing but this machine can be reached.

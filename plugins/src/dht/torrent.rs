@@ -173,7 +173,8 @@ impl Work {
     fn start(&mut self, due: Due) -> Round {
         let (info, me) = (&self.swarm.info.info_hashes, &self.swarm.me);
         let seed = self.swarm.progress.borrow().left == Some(0);
-        let announce = due.announce.then_some(AnnounceAs { port: Some(me.port), seed });
+        let announce =
+            due.announce.then(|| AnnounceAs { port: Some(me.port), mapped: self.node.means.mapped_port(), seed });
         let truncated = info.v2.map(|v2| {
             let mut hash = [0; 20];
             hash.copy_from_slice(&v2.0[..20]);

@@ -15,18 +15,19 @@ use bytes::Bytes;
 use castanet_core::seams::{
     means::Means,
     transport::{DialOptions, TransportError},
+    web::Question,
 };
 use castanet_protocol::tracker::http::LARGEST_BODY;
 use data_encoding::BASE64;
 use flate2::read::MultiGzDecoder;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
     client::conn::http1,
     header::{
-        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, HOST, HeaderName, LOCATION, RANGE, RETRY_AFTER,
-        USER_AGENT,
+        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, LOCATION, RANGE,
+        RETRY_AFTER, USER_AGENT,
     },
 };
 use hyper_util::rt::TokioIo;
@@ -79,9 +80,9 @@ pub(crate) enum FetchError {
     Url(#[from] hyper::http::Error),
     #[error("it redirects {0}")]
     Redirect(&'static str),
-    #[error("no answer within {} s", OVERALL_LIMIT.as_secs())]
-    Timeout,
-    #[error("more than {} MiB", .0 >> 20)]
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("more than {}", size(*.0))]
     TooLarge(usize),
     #[error("a body that cannot be decoded: {0}")]
     Encoding(String),
@@ -90,6 +91,11 @@ pub(crate) enum FetchError {
 /// hyper keeps the interesting half in the source.
 fn words(error: &hyper::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// A limit, in words.
+fn size(bytes: usize) -> String {
+    if bytes < 1 << 20 { format!("{} KiB", bytes >> 10) } else { format!("{} MiB", bytes >> 20) }
 }
 
 /// An answer of a web server.
@@ -160,7 +166,36 @@ impl Client {
     ) -> Result<Page, FetchError> {
         // Never closed, and waiting for a turn is not the tracker's fault.
         let _slot = self.slots.acquire().await;
-        timeout(OVERALL_LIMIT, self.follow(url.clone(), addresses, path)).await.unwrap_or(Err(FetchError::Timeout))
+        timeout(OVERALL_LIMIT, self.follow(url.clone(), addresses, path))
+            .await
+            .unwrap_or(Err(FetchError::Timeout(OVERALL_LIMIT)))
+    }
+
+    /// One exchange with the server at an address: no names, no TLS, no redirect. A page is read, or a SOAP action posted.
+    pub(crate) async fn ask(
+        &self,
+        to: SocketAddr,
+        Question { path, action }: Question<'_>,
+        largest: usize,
+    ) -> Result<Page, FetchError> {
+        let request = if action.is_some() { Request::post(path) } else { Request::get(path) };
+        let mut request = request
+            .header(HOST, to.to_string())
+            .header(USER_AGENT, &*self.means.user_agent)
+            .header(CONNECTION, "close");
+        if let Some((action, _)) = action {
+            request = request.header(CONTENT_TYPE, "text/xml; charset=\"utf-8\"").header("SOAPAction", action);
+        }
+        let body = action.map(|(_, body)| Bytes::copy_from_slice(body.as_bytes())).unwrap_or_default();
+        let request = request.body(Full::new(body))?;
+        let exchange = async {
+            let options = DialOptions { timeout: DIAL_LIMIT, ..DialOptions::default() };
+            exchange(self.means.dialer.dial(to, options).await?.io, request, largest).await
+        };
+        match timeout(DIAL_LIMIT, exchange).await.unwrap_or(Err(FetchError::Timeout(DIAL_LIMIT)))? {
+            Fetched::Page(page) => Ok(page),
+            Fetched::Elsewhere(_) => Err(FetchError::Redirect("where it should not")),
+        }
     }
 
     async fn follow(
@@ -195,7 +230,12 @@ impl Client {
         let request = self.request(url, path)?;
         let mut failed = FetchError::Redirect("to a host without an address of the same family");
         for addr in addresses.iter().take(MOST_ADDRESSES) {
-            let io = match self.means.dialer.dial(*addr, DialOptions { timeout: DIAL_LIMIT, swarm: None }).await {
+            let io = match self
+                .means
+                .dialer
+                .dial(*addr, DialOptions { timeout: DIAL_LIMIT, ..DialOptions::default() })
+                .await
+            {
                 Ok(connection) => connection.io,
                 Err(error) => {
                     failed = error.into();
@@ -212,7 +252,7 @@ impl Client {
         Err(failed)
     }
 
-    fn request(&self, url: &Url, path: String) -> Result<Request<Empty<Bytes>>, FetchError> {
+    fn request(&self, url: &Url, path: String) -> Result<Request<Full<Bytes>>, FetchError> {
         let host = url.host_str().unwrap_or_default();
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let mut request = Request::get(path)
@@ -230,7 +270,7 @@ impl Client {
             user.extend(percent_decode_str(url.password().unwrap_or_default()));
             request = request.header(AUTHORIZATION, format!("Basic {}", BASE64.encode(&user)));
         }
-        Ok(request.body(Empty::new())?)
+        Ok(request.body(Full::default())?)
     }
 }
 
@@ -242,7 +282,7 @@ enum Fetched {
 /// One request and its response over an open stream. hyper's connection is driven here instead of in a task.
 async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
     largest: usize,
 ) -> Result<Fetched, FetchError> {
     let mut http = http1::Builder::new();

@@ -11,7 +11,10 @@ use std::{
 
 use castanet_core::{
     Moment,
-    seams::discovery::{Found, FoundStream, Progress, SwarmEvent},
+    seams::{
+        discovery::{Found, FoundStream, Progress, SwarmEvent},
+        web::Question,
+    },
 };
 use flate2::{Compression, write::GzEncoder};
 use futures_util::StreamExt;
@@ -156,6 +159,51 @@ async fn both_families_are_asked_and_one_is_enough() {
     assert_eq!(said, ["10.0.0.1:80", "10.0.0.1:80", "[2001:db8::1]:81"]);
     assert_eq!((v4.lock().unwrap().len(), v6.lock().unwrap().len()), (2, 1));
     assert!(v6.lock().unwrap()[0].contains("host: both.test\r\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sees_us_by_the_routers_address_is_told_the_port_of_the_router() {
+    let world = World::new();
+    world.name("both.test", &["2001:db8::7", "8.8.8.8"]);
+    let (beyond, v6) =
+        (web(&world, "8.8.8.8:80", |_| ok(&peers(1800))), web(&world, "[2001:db8::7]:80", |_| ok(&peers(1800))));
+    let nearby = web(&world, "192.168.1.9:80", |_| ok(&peers(1800)));
+    let (swarm, _engine) = Torrent::new(&["http://both.test/a", "http://192.168.1.9/b"]).swarm();
+    let means = world.means();
+    *means.mapped.write().unwrap() = Some("11.2.3.4:7000".parse().unwrap());
+    let plugin = build(&means, &Settings::default()).unwrap();
+    let local = format!("port={}&", swarm.me.port);
+    let mut stream = plugin.discover(swarm).await.unwrap();
+    for _ in 0..3 {
+        next(&mut stream).await;
+    }
+    for (heads, port) in [(beyond, "port=7000&"), (v6, &local), (nearby, &local)] {
+        let heads = heads.lock().unwrap();
+        assert!(heads.len() == 1 && heads[0].contains(port), "{port} in {heads:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_to_a_router_is_one_exchange_with_a_limit() {
+    let world = World::new();
+    let heads = web(&world, "192.168.1.1:5000", |head| match head.split(' ').nth(1) {
+        Some("/long") => ok(&[b'x'; 70_000]),
+        Some("/elsewhere") => page("302 Found", "Location: http://8.8.8.8/\r\n", b""),
+        _ => page("500 Internal Server Error", "", b"<errorCode>718</errorCode>"),
+    });
+    let router = "192.168.1.1:5000".parse().unwrap();
+    let client = Client::new(&world.means());
+    let ask = async |path, action| client.ask(router, Question { path, action }, 64 << 10).await;
+    let page = ask("/ctl", Some(("\"a#b\"", "<body/>"))).await.unwrap();
+    assert_eq!((page.status.as_u16(), &page.body[..]), (500, &b"<errorCode>718</errorCode>"[..]));
+    let head = heads.lock().unwrap()[0].to_lowercase();
+    for part in
+        ["post /ctl http/1.1\r\n", "host: 192.168.1.1:5000\r\n", "soapaction: \"a#b\"\r\n", "content-length: 7\r\n"]
+    {
+        assert!(head.contains(part), "{part} in {head}");
+    }
+    assert_eq!(ask("/long", None).await.unwrap_err().to_string(), "more than 64 KiB");
+    assert_eq!(ask("/elsewhere", None).await.unwrap_err().to_string(), "it redirects where it should not");
 }
 
 #[tokio::test(start_paused = true)]

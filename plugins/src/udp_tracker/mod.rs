@@ -213,7 +213,7 @@ impl Udp {
 
     async fn socket(&self, from: SocketAddr) -> io::Result<Arc<Socket>> {
         let mut held = self.sockets.lock().await;
-        if let Some(socket) = held.get(&from) {
+        if let Some(socket) = held.get(&from).filter(|socket| !socket.is_lost()) {
             return Ok(socket.clone());
         }
         // A session listens at other addresses when its network has changed: what nobody uses goes.

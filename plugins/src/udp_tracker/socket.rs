@@ -31,6 +31,11 @@ impl Socket {
         Self { datagrams, waiting: Mutex::default(), reader: Vec::new().into() }
     }
 
+    /// It can be used no more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.datagrams.is_lost()
+    }
+
     /// Sends `datagram`, again and again with growing pauses, until `to` answers with the same transaction id. It does
     /// not give up by itself.
     pub(super) async fn exchange(&self, to: SocketAddr, transaction: u32, datagram: &[u8]) -> io::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use castanet_core::addr::is_local;
 use fastrand::Rng;
 
 use super::NodeId;
@@ -19,12 +20,7 @@ pub(super) const QUORUM: usize = 4;
 
 /// Can the address be reached from the Internet? If not, ids need not fit and several nodes may share it.
 pub(super) fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()),
-        IpAddr::V6(ip) => {
-            !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified())
-        }
-    }
+    !is_local(ip) && !ip.is_unspecified()
 }
 
 /// What one party is likely to own: the /24 of an IPv4, the /64 of an IPv6 address.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use castanet_core::{
-    addr::{COMPACT_V4, COMPACT_V6, is_dialable, parse_compact_v4, parse_compact_v6, write_compact},
+    addr::{COMPACT_V4, COMPACT_V6, is_dialable, is_stand_in, parse_compact_v4, parse_compact_v6, write_compact},
     bencode::{Dict, Limits, scan},
 };
 
@@ -48,7 +48,9 @@ impl Saved {
 
     fn compact(&self, family: fn(&SocketAddr) -> bool) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for node in self.nodes.iter().filter(|node| family(&node.addr)).take(MOST_SAVED) {
+        // What stands in for a name means nothing next time.
+        let lasting = |node: &&Node| family(&node.addr) && !is_stand_in(node.addr.ip());
+        for node in self.nodes.iter().filter(lasting).take(MOST_SAVED) {
             bytes.extend_from_slice(&node.id.0);
             write_compact(node.addr, &mut bytes);
         }
@@ -98,6 +100,8 @@ mod tests {
         assert_eq!(Saved::decode(&Saved::default().encode()), Some(Saved::default()));
         let many = Saved { nodes: vec![node(1, "1.2.3.4:5"); 1000], ..Saved::default() };
         assert_eq!(Saved::decode(&many.encode()).unwrap().nodes.len(), MOST_SAVED);
+        let stand_ins = Saved { nodes: vec![node(1, "240.1.2.3:5"), node(2, "[100::1]:5")], ..Saved::default() };
+        assert_eq!(Saved::decode(&stand_ins.encode()), Some(Saved::default()));
         for bad in [&b""[..], b"de", b"d7:versioni2ee", b"le"] {
             assert_eq!(Saved::decode(bad), None);
         }

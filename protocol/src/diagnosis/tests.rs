@@ -124,6 +124,11 @@ fn connected_peers_answer_for_themselves() {
             "the download limit of 10 KiB/s is reached; 50 peers connected: all send little",
         ),
         (
+            Facts { known: 9, connected: 9, rate: 1, rate_limit: Some(10_240), is_held: true, ..none.clone() },
+            &["rate_limit", "little_to_give"],
+            "the download limit of 10 KiB/s is reached; 9 peers connected: all send little",
+        ),
+        (
             Facts { known: 99, connected: 50, rate: 5_000, rate_limit: Some(10_240), ..none },
             &["little_to_give"],
             "50 peers connected: all send little",

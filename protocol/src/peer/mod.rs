@@ -33,7 +33,7 @@ pub use allowed_fast::allowed_fast;
 pub use chatter::{CHATTER_RATE, MOST_CHATTER};
 pub use early::{MOST_EARLY_HAVES, MOST_EARLY_SUGGESTIONS};
 pub use machine::{MOST_UNASKED, MOST_UNSENT_CONTROL, PeerMachine};
-pub use requests::{FIRST_CREDIT, LEAST_CREDIT, MOST_REQUESTS};
+pub use requests::{FIRST_CREDIT, LEAST_CREDIT, MOST_REQUESTS, first_credit};
 pub use uploads::{LARGEST_READ, LEAST_UNSENT, MOST_REMOTE_REQUESTS, UNSENT_TARGET};
 
 /// What a connection needs to know from its start.
@@ -61,6 +61,8 @@ pub struct PeerConfig {
     pub extensions: Vec<Extension>,
     /// How long the machine waits for what.
     pub timing: PeerTiming,
+    /// How many blocks are asked for before it is known how fast they come: [`first_credit`].
+    pub first_credit: usize,
 }
 
 /// How long the machine waits for what.
@@ -131,6 +133,8 @@ pub enum Input<'a> {
     },
     /// [`PeerMachine::deadline`] has come.
     Timeout,
+    /// Instead of that: so long since the last one nothing was read, by our own will. The remote is not blamed for it.
+    Excuse(Duration),
 }
 
 /// What is to be done, in this order.

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use castanet_core::{BlockRef, Moment};
+use castanet_core::{BLOCK_LENGTH, BlockRef, Moment};
 
 /// Requests under way at most, whatever the remote says it holds: 31 MiB of blocks.
 pub const MOST_REQUESTS: usize = 2000;
@@ -20,6 +20,12 @@ const USUAL_QUEUE: usize = 250;
 const QUEUE: Duration = Duration::from_millis(500);
 /// How long an offer may be left without an answer before it is repeated.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
+
+/// Requests under way at first under a rate limit in bytes a second: no more than it lets through in a second.
+pub fn first_credit(limit: Option<u64>) -> usize {
+    let most = limit.map_or(FIRST_CREDIT as u64, |limit| limit / u64::from(BLOCK_LENGTH));
+    (most as usize).clamp(LEAST_CREDIT, FIRST_CREDIT)
+}
 
 /// Our requests to one remote.
 #[derive(Debug)]
@@ -58,11 +64,11 @@ pub(super) enum Arrival {
 }
 
 impl Requests {
-    pub(super) fn new(patience: Duration, now: Moment) -> Self {
+    pub(super) fn new(patience: Duration, first_credit: usize, now: Moment) -> Self {
         Self {
             under_way: VecDeque::new(),
             given_up: VecDeque::new(),
-            credit: FIRST_CREDIT,
+            credit: first_credit,
             most: USUAL_QUEUE,
             shortest_wait: Duration::MAX,
             waiting_since: now,
@@ -232,6 +238,12 @@ impl Requests {
         false
     }
 
+    /// Nothing was read for so long: that counts for no request.
+    pub(super) fn excuse(&mut self, by: Duration, now: Moment) {
+        self.waiting_since = (self.waiting_since + by).min(now);
+        self.under_way.iter_mut().for_each(|asked| asked.at = (asked.at + by).min(now));
+    }
+
     /// When [`Requests::timeout`] has something to do.
     pub(super) fn deadline(&self) -> Moment {
         self.under_way
@@ -274,7 +286,7 @@ mod tests {
 
     /// Lets a remote answer every request after `delay`, but only so many blocks a second.
     fn simulate(reqq: usize, delay: Duration, blocks_a_second: u64, lasts: Duration) -> (usize, Requests) {
-        let mut requests = Requests::new(PATIENCE, Moment::ZERO);
+        let mut requests = Requests::new(PATIENCE, FIRST_CREDIT, Moment::ZERO);
         requests.set_most(reqq);
         let each = Duration::from_nanos(1_000_000_000 / blocks_a_second);
         let (mut now, mut next, mut link_free, mut offers) = (Moment::ZERO, 0, Moment::ZERO, 0);
@@ -338,7 +350,7 @@ mod tests {
     #[test]
     fn blocks_come_in_any_order_late_and_once() {
         let now = Moment::ZERO;
-        let mut requests = Requests::new(PATIENCE, now);
+        let mut requests = Requests::new(PATIENCE, FIRST_CREDIT, now);
         (0..4).for_each(|n| assert!(requests.ask(block(n), now)));
         assert_eq!(requests.arrived(block(2), now), Arrival::Expected { back_from_snub: false });
         assert_eq!(requests.arrived(block(2), now), Arrival::Unasked);
@@ -350,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_keeps_blocks_back_is_snubbed_and_can_redeem_itself() {
-        let mut requests = Requests::new(PATIENCE, Moment::ZERO);
+        let mut requests = Requests::new(PATIENCE, FIRST_CREDIT, Moment::ZERO);
         (0..4).for_each(|n| assert!(requests.ask(block(n), Moment::ZERO)));
         requests.answered();
         let mut lost = Vec::new();
@@ -366,8 +378,23 @@ mod tests {
     }
 
     #[test]
+    fn what_we_do_not_read_is_not_late() {
+        let mut requests = Requests::new(PATIENCE, first_credit(Some(10 * 1024)), Moment::ZERO);
+        assert_eq!(requests.credit(), LEAST_CREDIT);
+        assert_eq!((first_credit(Some(100_000)), first_credit(None)), (6, FIRST_CREDIT));
+        (0..2).for_each(|n| assert!(requests.ask(block(n), Moment::ZERO)));
+        let (mut now, mut lost) = (requests.deadline(), Vec::new());
+        requests.excuse(PATIENCE / 2, now);
+        assert!(!requests.timeout(false, &mut lost, now) && lost.is_empty());
+        now += PATIENCE / 2;
+        assert_eq!(requests.deadline(), now);
+        assert!(requests.timeout(false, &mut lost, now));
+    }
+
+    #[test]
     fn a_forgotten_request_is_lost_while_others_are_answered() {
-        let (mut requests, mut now, mut lost) = (Requests::new(PATIENCE, Moment::ZERO), Moment::ZERO, Vec::new());
+        let (mut requests, mut now, mut lost) =
+            (Requests::new(PATIENCE, FIRST_CREDIT, Moment::ZERO), Moment::ZERO, Vec::new());
         requests.ask(block(0), now);
         for n in 1..=12 {
             requests.ask(block(n), now);
@@ -381,7 +408,7 @@ mod tests {
     #[test]
     fn room_is_offered_in_batches_and_again_after_a_while() {
         let now = Moment::ZERO;
-        let mut requests = Requests::new(PATIENCE, now);
+        let mut requests = Requests::new(PATIENCE, FIRST_CREDIT, now);
         assert_eq!(requests.offer(now), Some(FIRST_CREDIT));
         assert_eq!(requests.offer(now), None, "the first offer has no answer yet");
         (0..16).for_each(|n| assert!(requests.ask(block(n), now)));

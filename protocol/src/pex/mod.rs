@@ -21,7 +21,7 @@ use std::{
 
 use castanet_core::{
     Moment,
-    addr::{canonical, is_dialable},
+    addr::{canonical, is_dialable, is_stand_in},
     seams::discovery::Neighbour,
 };
 
@@ -172,7 +172,11 @@ impl Pex {
         }
         let gone = to.told.iter().filter(|addr| !live.contains_key(addr));
         let dropped: Vec<_> = gone.copied().take(MOST_LATER).collect();
-        let may_hear = |addr: SocketAddr| is_dialable(addr) && reach(addr.ip()) >= reach(remote.ip());
+        // A zone means nothing to others, nor does an address that nobody has.
+        let told = |addr: SocketAddr| SocketAddr::new(addr.ip(), addr.port());
+        let may_hear = |addr: SocketAddr| {
+            is_dialable(told(addr)) && !is_stand_in(addr.ip()) && reach(addr.ip()) >= reach(remote.ip())
+        };
         let new = live.into_iter().filter(|(addr, _)| may_hear(*addr) && !to.told.contains(addr));
         let mut added: Vec<_> = new.map(|(addr, flags)| Contact { addr, flags }).collect();
         let room = if to.greeted { MOST_LATER } else { MOST_AT_FIRST }.min(MOST_TOLD.saturating_sub(to.told.len()));
@@ -254,13 +258,13 @@ fn account_of(remote: SocketAddr) -> SocketAddr {
 
 /// From how far an address means the same: on one machine, in one network, everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+pub(crate) enum Reach {
     Machine,
     Network,
     World,
 }
 
-fn reach(ip: IpAddr) -> Reach {
+pub(crate) fn reach(ip: IpAddr) -> Reach {
     let local = match ip.to_canonical() {
         // 100.64/10 is a provider's own (RFC 6598).
         IpAddr::V4(ip) => {

@@ -46,6 +46,14 @@ fn telling(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<u8> {
 }
 
 #[test]
+fn what_stands_in_for_a_name_is_not_told() {
+    let mut pex = Pex::new();
+    meet(&mut pex, &["1.1.1.1:1", "240.2.2.2:2"], at(0));
+    let told = said(&mut pex, at(2));
+    assert_eq!(told.into_values().flatten().collect::<Vec<_>>(), ["+1.1.1.1:1"]);
+}
+
+#[test]
 fn differences_are_told_once_a_minute() {
     let mut pex = Pex::new();
     meet(&mut pex, &["1.1.1.1:1", "2.2.2.2:2"], at(0));

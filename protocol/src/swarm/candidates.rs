@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use castanet_core::{Moment, PeerId, PeerKey, PluginName, seams::discovery::PeerCandidate};
+use castanet_core::{Moment, PeerId, PeerKey, PluginName, addr::is_local, seams::discovery::PeerCandidate};
 
 use super::DialFailure;
 
@@ -328,8 +328,5 @@ impl Candidates {
 
 /// Is this an address of the public Internet, where one person cannot have many peers?
 pub(super) fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
-        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
-    }
+    !is_local(ip)
 }

@@ -160,7 +160,8 @@ impl Swarm {
         let Some(peer) = self.connections.get(&key).filter(|peer| peer.inbound && peer.candidate.is_none()) else {
             return;
         };
-        let (addr, id) = (SocketAddr::new(peer.addr.ip(), port), peer.peer_id);
+        let (mut addr, id) = (peer.addr, peer.peer_id);
+        addr.set_port(port);
         if !is_dialable(addr) || self.own.contains(&addr) {
             return;
         }
@@ -277,6 +278,7 @@ impl Swarm {
         }
         match (peer.refused, kind) {
             (Some(_), _) => self.rest_until(addr, now + LONGEST_RETRY),
+            (_, CloseKind::NetworkGone) => self.rest_until(addr, now),
             (_, CloseKind::BothSeeds | CloseKind::Idle) => self.rest_until(addr, now + USELESS_RETRY),
             _ if useful => self.rest(addr, now),
             _ => self.rest_after_failure(addr, now),

@@ -165,6 +165,8 @@ pub enum CloseKind {
     BadData,
     /// Timeout, reset, or end of stream without a handshake.
     Lost,
+    /// Our own network is gone, which is not their fault: they may be dialled again at once.
+    NetworkGone,
 }
 
 /// What became of a plugin's peer.
@@ -287,6 +289,23 @@ impl Swarm {
         self.candidates.learn(plugin, &peer, priority, now)
     }
 
+    /// The network is another one, or back: who could not be reached, or was lost with it, may be reached now. Those who
+    /// have another torrent, or no use for us, rest on. O(n log n).
+    pub fn network_changed(&mut self, now: Moment) {
+        for addr in self.candidates.addresses() {
+            let is_hope = self.candidates.get(addr).is_some_and(|candidate| {
+                let is_strange = candidate.failed == Some(DialFailure::Handshake);
+                let is_useless = self.seeding && candidate.seed;
+                matches!(candidate.state, State::Resting(_)) && !is_strange && !is_useless
+            });
+            if is_hope {
+                self.candidates.change(addr, |candidate| {
+                    (candidate.state, candidate.failures) = (State::Resting(now), 0);
+                });
+            }
+        }
+    }
+
     /// The next peer to dial, if there is one and the limits allow it. It is half-open until [`Self::dial_failed`] or
     /// [`Self::connected`].
     pub fn next_dial(&mut self, now: Moment) -> Option<Dial> {
@@ -296,16 +315,30 @@ impl Swarm {
                 self.rest_until(addr, now + rest);
                 continue;
             }
-            let mut attempt = 0;
-            self.candidates.change(addr, |candidate| {
-                candidate.attempts = candidate.attempts.saturating_add(1);
-                attempt = candidate.attempts;
-            });
-            self.half_open += 1;
-            *self.per_ip.entry(addr.ip()).or_default() += 1;
-            return Some(Dial { addr, attempt });
+            return Some(self.begin_dial(addr));
         }
         None
+    }
+
+    /// Dials a known peer out of turn and without its rest, since it dials us in this moment (BEP 55). `None` if the
+    /// limits do not allow it, or the peer is under way, connected, banned or of no use.
+    pub fn dial_now(&mut self, addr: SocketAddr) -> Option<Dial> {
+        let addr = canonical(addr);
+        let idle = self.candidates.get(addr).is_some_and(|c| matches!(c.state, State::Ready | State::Resting(_)));
+        let may = idle && self.has_room_to_dial() && !self.bans.holds(addr) && self.not_now(addr).is_none();
+        may.then(|| self.begin_dial(addr))
+    }
+
+    fn begin_dial(&mut self, addr: SocketAddr) -> Dial {
+        let mut attempt = 0;
+        self.candidates.change(addr, |candidate| {
+            candidate.state = State::HalfOpen;
+            candidate.attempts = candidate.attempts.saturating_add(1);
+            attempt = candidate.attempts;
+        });
+        self.half_open += 1;
+        *self.per_ip.entry(addr.ip()).or_default() += 1;
+        Dial { addr, attempt }
     }
 
     fn has_room_to_dial(&self) -> bool {

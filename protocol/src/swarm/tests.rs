@@ -80,6 +80,24 @@ fn what_is_found_is_sifted_and_keeps_its_sources() {
 }
 
 #[test]
+fn another_network_is_another_chance() {
+    let mut swarm = swarm_knowing((1..=4).map(nth));
+    assert_eq!(dials(&mut swarm, at(0)).len(), 4);
+    swarm.dial_failed(nth(1), DialFailure::Unreachable, at(1));
+    swarm.dial_failed(nth(2), DialFailure::TimedOut, at(1));
+    swarm.dial_failed(nth(3), DialFailure::Handshake, at(1));
+    assert_eq!(open(&mut swarm, 1, nth(4), false), Verdict::Accept);
+    assert_eq!(dials(&mut swarm, at(2)), [], "all rest, or are connected");
+    swarm.closed(PeerKey(1), CloseKind::NetworkGone, at(2));
+    assert_eq!(dials(&mut swarm, at(2)), [nth(4)], "that we lost it says nothing against it");
+    swarm.network_changed(at(3));
+    let mut again = dials(&mut swarm, at(3));
+    again.sort();
+    assert_eq!(again, [nth(1), nth(2)], "the third has another torrent, the fourth is being dialled");
+    swarm.check_invariants();
+}
+
+#[test]
 fn back_off_doubles_and_stays_within_bounds() {
     let mut swarm = swarm_knowing([nth(1)]);
     let mut now = at(0);
@@ -98,6 +116,31 @@ fn back_off_doubles_and_stays_within_bounds() {
         assert!((least..=least * 1.5).contains(rest), "rest {n} is {rest} s");
     }
     assert_eq!(fates(&mut swarm)[0], ("dht".into(), PeerFate::Refused));
+}
+
+#[test]
+fn who_dials_us_in_this_moment_is_dialled_without_rest_but_within_the_limits() {
+    let mut swarm = swarm_with(SwarmConfig { most_half_open: 2, ..SwarmConfig::default() });
+    assert_eq!(swarm.dial_now(nth(1)), None, "it is unknown");
+    swarm.found(&plugin("pex"), from("8.8.8.8:1", (1..=4).map(nth)), at(0));
+    let [first, _] = dials(&mut swarm, at(0))[..] else { panic!("two have room") };
+    assert_eq!(swarm.dial_now(first), None, "it is under way");
+    swarm.dial_failed(first, DialFailure::TimedOut, at(0));
+    assert_eq!(swarm.dial_now(first), Some(Dial { addr: first, attempt: 2 }));
+    swarm.check_invariants();
+    let idle = (1..=4).map(nth).find(|addr| swarm.dial_now(*addr).is_some());
+    assert_eq!(idle, None, "two are under way");
+    swarm.ban(first);
+    swarm.dial_failed(first, DialFailure::TimedOut, at(1));
+    assert_eq!(swarm.dial_now(first), None, "it is banned");
+    let seed = (1..=4).map(nth).find(|addr| swarm.dial_now(*addr).is_some()).unwrap();
+    assert_eq!(open(&mut swarm, 1, seed, false), Verdict::Accept);
+    assert_eq!(swarm.dial_now(seed), None, "it is connected");
+    swarm.is_seed(PeerKey(1));
+    swarm.closed(PeerKey(1), CloseKind::Clean, at(2));
+    swarm.set_seeding(true, at(2));
+    assert_eq!(swarm.dial_now(seed), None, "it is of no use");
+    swarm.check_invariants();
 }
 
 #[test]
@@ -456,7 +499,8 @@ proptest! {
             now += Duration::from_secs(random.u64(..20));
             match random.u8(..16) {
                 0..=2 => { swarm.found(&plugin(["a", "b", "c"][random.usize(..3)]), from("x", [somewhere]), now); }
-                3..=4 => dialled.extend(swarm.next_dial(now).map(|dial| dial.addr)),
+                3 => dialled.extend(swarm.next_dial(now).map(|dial| dial.addr)),
+                4 => dialled.extend(swarm.dial_now(somewhere).map(|dial| dial.addr)),
                 5 if !dialled.is_empty() => {
                     let addr = dialled.swap_remove(random.usize(..dialled.len()));
                     swarm.dial_failed(addr, DialFailure::ALL[random.usize(..DialFailure::ALL.len())], now);

@@ -143,6 +143,10 @@ impl Transport for Encrypted {
         self.inner.name()
     }
 
+    fn includes(&self, name: &str) -> bool {
+        self.inner.includes(name)
+    }
+
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         let Some(swarm) = options.swarm.filter(|_| self.encryption != Encryption::Disable) else {
             return self.inner.dial(to, options).await;

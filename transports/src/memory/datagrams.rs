@@ -1,4 +1,4 @@
-//! Datagrams of the network in memory: lost with the link's probability, never told to the sender.
+//! Datagrams of the network in memory: late, lost, doubled and overtaken as the link has it, never told to the sender.
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
@@ -41,18 +41,17 @@ impl State {
     }
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        let loss = self.link(from.ip(), to.ip()).loss;
-        let is_lost = loss > 0.0 && self.random.f64() < loss;
-        if is_lost || !self.is_connected(from.ip(), to.ip()) {
+        if !self.is_connected(from.ip(), to.ip()) {
             return;
         }
-        let arrival = self.arrival(from.ip(), to.ip(), payload.len());
-        let number = self.number();
-        if let Some(mailbox) = self.mailboxes.get_mut(&to)
-            && mailbox.waiting.len() < MOST_WAITING
-        {
-            mailbox.waiting.insert((arrival, number), (payload.to_vec(), from));
-            mailbox.news.notify_one();
+        for arrival in self.carry(from.ip(), to.ip(), payload.len()).into_iter().flatten() {
+            let number = self.number();
+            if let Some(mailbox) = self.mailboxes.get_mut(&to)
+                && mailbox.waiting.len() < MOST_WAITING
+            {
+                mailbox.waiting.insert((arrival, number), (payload.to_vec(), from));
+                mailbox.news.notify_one();
+            }
         }
     }
 

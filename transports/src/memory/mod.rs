@@ -1,4 +1,4 @@
-//! A network in memory: hosts, links with latency, bandwidth and loss, streams and datagrams, for the simulated universe.
+//! A network in memory: hosts, [links](crate::link), streams and datagrams, for the simulated universe.
 //!
 //! All time is tokio's, so a paused clock runs it; it is driven by events, without ticks; and the same seed and the same
 //! calls give the same run. Everything lies behind one lock (`state.rs`), held for moments and never while waking.
@@ -18,14 +18,13 @@ use std::{
     future, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use castanet_core::{
     addr::canonical,
     seams::{
-        datagrams::{DatagramFactory, Datagrams},
+        datagrams::{DatagramFactory, Datagrams, WaysOut},
         transport::{Connection, DialOptions, Listener, Transport, TransportError},
     },
 };
@@ -37,36 +36,19 @@ use tokio::{
 
 pub use self::{datagrams::LARGEST_DATAGRAM, stream::WINDOW};
 use self::{datagrams::MemoryDatagrams, state::Shared, stream::MemoryStream};
+pub use crate::link::Link;
 
 const NAME: &str = "memory";
 
 /// Connections that wait to be accepted; more are refused.
 const BACKLOG: usize = 1024;
 
-/// One direction between two hosts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Link {
-    /// Time from one end to the other.
-    pub latency: Duration,
-    /// Bytes a second, shared by all that goes this way; `None` for no limit.
-    pub bandwidth: Option<u64>,
-    /// Share of datagrams that are lost, 0 to 1. Streams lose nothing.
-    pub loss: f64,
-}
-
-impl Default for Link {
-    /// 10 ms, no limit, no loss: a calm city network.
-    fn default() -> Self {
-        Self { latency: Duration::from_millis(10), bandwidth: None, loss: 0.0 }
-    }
-}
-
 /// The network, shared by cloning.
 #[derive(Debug, Clone)]
 pub struct MemoryNet(Shared);
 
 impl MemoryNet {
-    /// A network without hosts; `seed` decides which datagrams are lost.
+    /// A network without hosts; `seed` decides what links leave to chance.
     pub fn new(seed: u64) -> Self {
         Self(Shared::new(seed))
     }
@@ -211,9 +193,9 @@ impl DatagramFactory for MemoryTransport {
         let local = self.local(local)?;
         Ok(Arc::new(MemoryDatagrams::bind(&self.net, local, None)?))
     }
-    fn ways_out(&self) -> [Option<IpAddr>; 2] {
+    fn ways_out(&self) -> WaysOut {
         let is_up = self.net.with(|state| !state.unplugged.contains(&self.ip));
-        [false, true].map(|v6| Some(self.ip).filter(|ip| is_up && ip.is_ipv6() == v6))
+        WaysOut { from: [false, true].map(|v6| Some(self.ip).filter(|ip| is_up && ip.is_ipv6() == v6)), only: None }
     }
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {
         let group = canonical(group);

@@ -6,35 +6,36 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     task::Waker,
-    time::Duration,
 };
 
-use castanet_core::seams::transport::Connection;
+use castanet_core::{Moment, seams::transport::Connection};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{ByAddr, Link, datagrams::Mailbox, stream::Wire};
+use crate::{
+    link::{Fate, Gate, Line},
+    time::Epoch,
+};
 
 /// The first port that is given to those who do not care (RFC 6335).
 const FIRST_FREE_PORT: u16 = 49_152;
-
-/// The longest that one write keeps a link busy, so that no bandwidth makes time overflow.
-const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// The network's state behind its lock.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<State>>);
 
 pub(super) struct State {
-    pub(super) random: fastrand::Rng,
+    epoch: Epoch,
+    random: fastrand::Rng,
     pub(super) hosts: BTreeSet<IpAddr>,
     pub(super) unplugged: BTreeSet<IpAddr>,
     pub(super) default_link: Link,
     pub(super) links: BTreeMap<(IpAddr, IpAddr), Link>,
     /// Bytes a second a host can send in all.
     pub(super) uplinks: BTreeMap<IpAddr, u64>,
-    /// Until when what was sent keeps a link or a host's uplink busy.
-    busy_links: BTreeMap<(IpAddr, IpAddr), Instant>,
-    busy_uplinks: BTreeMap<IpAddr, Instant>,
+    /// The links and the uplinks that were used, at work.
+    lines: BTreeMap<(IpAddr, IpAddr), Line>,
+    gates: BTreeMap<IpAddr, Gate>,
     next_ports: BTreeMap<IpAddr, u16>,
     pub(super) listeners: ByAddr<mpsc::Sender<Connection>>,
     pub(super) mailboxes: ByAddr<Mailbox>,
@@ -49,14 +50,15 @@ pub(super) struct State {
 impl Shared {
     pub(super) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
+            epoch: Epoch::begin(),
             random: fastrand::Rng::with_seed(seed),
             hosts: BTreeSet::new(),
             unplugged: BTreeSet::new(),
             default_link: Link::default(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
-            busy_links: BTreeMap::new(),
-            busy_uplinks: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            gates: BTreeMap::new(),
             next_ports: BTreeMap::new(),
             listeners: BTreeMap::new(),
             mailboxes: BTreeMap::new(),
@@ -102,23 +104,37 @@ impl State {
         is_up(&from) && is_up(&to)
     }
 
-    /// When `length` bytes that are sent now arrive: after all that was sent before them.
-    pub(super) fn arrival(&mut self, from: IpAddr, to: IpAddr, length: usize) -> Instant {
-        let link = self.link(from, to);
-        let now = Instant::now();
-        let pass = |busy: &mut Instant, sent: Instant, bandwidth: u64| {
-            let seconds = length as f64 / bandwidth.max(1) as f64;
-            *busy = sent.max(*busy) + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(FOREVER);
-            *busy
-        };
-        let mut sent = now;
-        if let Some(&bandwidth) = self.uplinks.get(&from) {
-            sent = pass(self.busy_uplinks.entry(from).or_insert(now), sent, bandwidth);
+    /// When the datagram of `size` bytes that is sent now arrives: never, once or twice.
+    pub(super) fn carry(&mut self, from: IpAddr, to: IpAddr, size: usize) -> [Option<Instant>; 2] {
+        let left = self.leave(from, size);
+        match self.line(from, to).carry(left, size) {
+            Fate::Arrives { at, again } => [Some(at), again].map(|at| Some(self.epoch.instant(at?))),
+            Fate::Lost(_) => [None; 2],
         }
-        if let Some(bandwidth) = link.bandwidth {
-            sent = pass(self.busy_links.entry((from, to)).or_insert(now), sent, bandwidth);
+    }
+
+    /// When `size` bytes of a stream that are sent now arrive: after all that was sent before them.
+    pub(super) fn pour(&mut self, from: IpAddr, to: IpAddr, size: usize) -> Instant {
+        let left = self.leave(from, size);
+        let at = self.line(from, to).pour(left, size);
+        self.epoch.instant(at)
+    }
+
+    /// When what a host sends now has passed its uplink.
+    fn leave(&mut self, from: IpAddr, size: usize) -> Moment {
+        let now = self.epoch.now();
+        match self.uplinks.get(&from) {
+            Some(&bandwidth) => self.gates.entry(from).or_default().pass(now, size, bandwidth),
+            None => now,
         }
-        sent + link.latency
+    }
+
+    /// The link from one host to another, at work as it is now.
+    fn line(&mut self, from: IpAddr, to: IpAddr) -> &mut Line {
+        let (link, random) = (self.link(from, to), &mut self.random);
+        let line = self.lines.entry((from, to)).or_insert_with(|| Line::new(link, random.fork()));
+        line.set(link);
+        line
     }
 
     /// An address with a port that nothing is bound to.

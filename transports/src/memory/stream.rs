@@ -13,10 +13,11 @@ use bytes::{Buf as _, Bytes};
 use castanet_core::seams::transport::{Duplex, ReadHalf, WriteHalf};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 use super::state::{Shared, State};
+use crate::time::Alarm;
 
 /// Bytes a connection holds in one direction, under way and unread; a writer waits when they are used up.
 pub const WINDOW: usize = 256 * 1024;
@@ -108,7 +109,7 @@ impl State {
     /// Puts a segment, or the end if it is empty, on its way.
     fn send(&mut self, wire: u64, side: usize, segment: Bytes) {
         let Some(ends) = self.wires.get(&wire).map(|wire| wire.ends) else { return };
-        let arrival = self.arrival(ends[side].ip(), ends[1 - side].ip(), segment.len());
+        let arrival = self.pour(ends[side].ip(), ends[1 - side].ip(), segment.len());
         let Some(pipe) = self.wires.get_mut(&wire).map(|wire| &mut wire.pipes[side]) else { return };
         let arrival = pipe.last.map_or(arrival, |last| last.max(arrival));
         pipe.last = Some(arrival);
@@ -184,7 +185,7 @@ impl MemoryStream {
             number
         });
         let end = |side| Self {
-            reader: Reader { net: net.clone(), wire, side, alarm: None },
+            reader: Reader { net: net.clone(), wire, side, alarm: Alarm::default() },
             writer: Writer { net: net.clone(), wire, side },
         };
         (end(0), end(1))
@@ -197,7 +198,7 @@ struct Reader {
     wire: u64,
     side: usize,
     /// Wakes the reader when the next segment arrives.
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Drop for Reader {
@@ -259,12 +260,7 @@ impl AsyncRead for Reader {
                 Found::Now => return Poll::Ready(Ok(())),
                 Found::Nothing => return Poll::Pending,
                 Found::Later(at) => {
-                    let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
-                    if alarm.deadline() != at {
-                        alarm.as_mut().reset(at);
-                    }
-                    ready!(alarm.as_mut().poll(cx));
-                    self.alarm = None;
+                    ready!(self.alarm.poll(at, cx));
                 }
             }
         }
@@ -300,7 +296,7 @@ impl Duplex for MemoryStream {
     }
     fn rehome(mut self: Box<Self>) -> io::Result<Box<dyn Duplex>> {
         // Timers belong to a runtime.
-        self.reader.alarm = None;
+        self.reader.alarm.stop();
         Ok(self)
     }
 }

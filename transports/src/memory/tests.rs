@@ -1,5 +1,7 @@
 //! The network in memory under a paused clock: what arrives when, and what does not.
 
+use std::time::Duration;
+
 use castanet_core::seams::transport::Duplex;
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use tokio::{
@@ -29,7 +31,7 @@ fn kind<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
 #[tokio::test(start_paused = true)]
 async fn bytes_arrive_after_the_latency_and_at_the_bandwidth() {
     let net = MemoryNet::new(1);
-    let link = Link { latency: Duration::from_millis(100), bandwidth: Some(64 * 1024), loss: 0.0 };
+    let link = Link { latency: Duration::from_millis(100), bandwidth: Some(64 * 1024), ..Link::default() };
     net.set_link(ip(1), ip(2), link);
     net.set_link(ip(2), ip(1), Link { latency: Duration::from_millis(50), ..Link::default() });
     let start = Instant::now();

@@ -1,6 +1,9 @@
 //! The shared socket in the network in memory, under a paused clock.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures_util::{FutureExt as _, future::join3};
 use proptest::prelude::*;
@@ -179,12 +182,18 @@ async fn whoever_asks_for_any_port_gets_the_same() {
 }
 
 #[derive(Debug)]
-struct Broken(SocketAddr);
+struct Broken {
+    local: SocketAddr,
+    is_lost: bool,
+}
 
 #[async_trait]
 impl Datagrams for Broken {
     fn local_addr(&self) -> SocketAddr {
-        self.0
+        self.local
+    }
+    fn is_lost(&self) -> bool {
+        self.is_lost
     }
     async fn send_to(&self, _: &[u8], _: SocketAddr) -> io::Result<usize> {
         Err(io::ErrorKind::NetworkDown.into())
@@ -193,19 +202,23 @@ impl Datagrams for Broken {
         Err(io::ErrorKind::NetworkDown.into())
     }
 }
-#[derive(Debug)]
-struct Breaks;
+#[derive(Debug, Default)]
+struct Breaks {
+    are_lost: bool,
+    bound: Arc<AtomicUsize>,
+}
 
 #[async_trait]
 impl DatagramFactory for Breaks {
     async fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn Datagrams>> {
-        Ok(Arc::new(Broken(local)))
+        self.bound.fetch_add(1, Relaxed);
+        Ok(Arc::new(Broken { local, is_lost: self.are_lost }))
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_socket_tells_everyone() {
-    let mux = UdpMux::new(Arc::new(Breaks));
+    let mux = UdpMux::new(Arc::new(Breaks::default()));
     let local = "10.0.0.1:1".parse().unwrap();
     let (one, other) = (mux.shared(local, KINDS[0]).await.unwrap(), mux.shared(local, KINDS[1]).await.unwrap());
     for _ in 0..3 {
@@ -216,8 +229,20 @@ async fn a_broken_socket_tells_everyone() {
 }
 
 #[tokio::test]
+async fn a_lost_socket_is_not_shared_any_more() {
+    for (are_lost, expected) in [(false, 1), (true, 2)] {
+        let bound = Arc::new(AtomicUsize::new(0));
+        let mux = UdpMux::new(Arc::new(Breaks { are_lost, bound: bound.clone() }));
+        let local = "10.0.0.1:1".parse().unwrap();
+        let held = mux.shared(local, KINDS[0]).await.unwrap();
+        let _again = mux.shared(local, KINDS[0]).await.unwrap();
+        assert_eq!((held.is_lost(), bound.load(Relaxed)), (are_lost, expected));
+    }
+}
+
+#[tokio::test]
 async fn real_sockets_are_shared_across_threads() {
-    let mux = UdpMux::new(Arc::new(crate::udp::Udp));
+    let mux = UdpMux::new(Arc::new(crate::udp::Udp::default()));
     let local = "127.0.0.1:0".parse().unwrap();
     let mut readers = Vec::new();
     for protocol in KINDS {
@@ -225,7 +250,7 @@ async fn real_sockets_are_shared_across_threads() {
         readers.push((protocol, part));
     }
     let to = readers[0].1.local_addr();
-    let sender = crate::udp::Udp.bind(local).await.unwrap();
+    let sender = crate::udp::Udp::default().bind(local).await.unwrap();
     let threads: Vec<_> = readers
         .into_iter()
         .map(|(protocol, part)| {

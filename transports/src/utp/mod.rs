@@ -30,7 +30,7 @@ use self::{
     socket::{Socket, Stranger},
     stream::UtpStream,
 };
-use crate::{Settings, bind_for};
+use crate::Settings;
 
 const NAME: &str = "utp";
 /// Where sockets are bound that nobody asked for elsewhere.
@@ -39,7 +39,6 @@ const ANYWHERE: [&str; 2] = ["0.0.0.0:0", "[::]:0"];
 /// The uTP transport.
 pub struct Utp {
     datagrams: Arc<dyn DatagramFactory>,
-    bind: Vec<SocketAddr>,
     /// Open sockets, each kept by its connections and its listener. The lock is held while one is bound.
     open: Mutex<Open>,
 }
@@ -51,15 +50,14 @@ struct Open {
 
 /// Builds it for [`crate::BUILTIN`].
 pub fn build(settings: &Settings) -> Result<Arc<dyn Transport>, TransportError> {
-    Ok(Arc::new(Utp::new(settings.datagrams.clone(), settings.bind.clone(), settings.seed)))
+    Ok(Arc::new(Utp::new(settings.datagrams.clone(), settings.seed)))
 }
 
 impl Utp {
-    /// uTP over the sockets that `datagrams` shares; see [`Settings::bind`] for `bind`. `seed` is where connections'
-    /// numbers come from.
-    pub fn new(datagrams: Arc<dyn DatagramFactory>, bind: Vec<SocketAddr>, seed: u64) -> Self {
+    /// uTP over the sockets that `datagrams` shares. `seed` is where connections' numbers come from.
+    pub fn new(datagrams: Arc<dyn DatagramFactory>, seed: u64) -> Self {
         let open = Open { sockets: Vec::new(), random: fastrand::Rng::with_seed(seed) };
-        Self { datagrams, bind, open: Mutex::new(open) }
+        Self { datagrams, open: Mutex::new(open) }
     }
 
     /// The socket from which `to` is spoken to.
@@ -69,19 +67,16 @@ impl Utp {
         if let Some(socket) = there {
             return Ok(socket);
         }
-        let anywhere =
-            || ANYWHERE.iter().filter_map(|addr| addr.parse().ok()).find(|a: &SocketAddr| a.is_ipv4() == to.is_ipv4());
-        let at = match bind_for(&self.bind, to, NAME)? {
-            Some(bound) => bound,
-            None => anywhere().ok_or(TransportError::Unsupported { transport: NAME, to })?,
-        };
+        let mut anywhere = ANYWHERE.iter().filter_map(|addr| addr.parse().ok());
+        let at = anywhere.find(|addr: &SocketAddr| addr.is_ipv4() == to.is_ipv4());
+        let at = at.ok_or(TransportError::Unsupported { transport: NAME, to })?;
         Ok(self.bind_at(&mut open, at).await?)
     }
 
     /// The socket at `at`, which is bound if it is not there yet.
     async fn socket_at(&self, at: SocketAddr) -> io::Result<Arc<Socket>> {
         let mut open = self.open.lock().await;
-        let there = open.sockets.iter().filter_map(Weak::upgrade).find(|socket| socket.local() == at);
+        let there = open.sockets.iter().filter_map(Weak::upgrade).find(|socket| socket.is_at(at));
         match there {
             Some(socket) => Ok(socket),
             None => self.bind_at(&mut open, at).await,

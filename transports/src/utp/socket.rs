@@ -56,6 +56,8 @@ pub(super) struct State {
     accept: Option<Waker>,
     is_listening: bool,
     is_abandoned: bool,
+    /// The system's socket is no good any more, for good.
+    is_lost: bool,
 }
 
 /// Who waits for a connection, and how it ended if it has.
@@ -83,6 +85,7 @@ impl Socket {
             accept: None,
             is_listening: false,
             is_abandoned: false,
+            is_lost: false,
         };
         let inner = Arc::new(Inner {
             local: canonical(datagrams.local_addr()),
@@ -98,10 +101,17 @@ impl Socket {
         self.inner.local
     }
 
+    /// Is this the socket at that address?
+    pub(super) fn is_at(&self, at: SocketAddr) -> bool {
+        self.local() == at && !self.inner.lock().is_lost
+    }
+
     /// Can `to` be reached from here?
     pub(super) fn leads_to(&self, to: SocketAddr) -> bool {
         let ip = self.local().ip();
-        ip.is_ipv4() == to.is_ipv4() && (ip.is_unspecified() || ip.is_loopback() == to.ip().is_loopback())
+        !self.inner.lock().is_lost
+            && ip.is_ipv4() == to.is_ipv4()
+            && (ip.is_unspecified() || ip.is_loopback() == to.ip().is_loopback())
     }
 
     /// Acts on the machine; the task then sends what came of it.
@@ -186,6 +196,20 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The socket is lost, and all connections with it.
+    fn lose(&self) {
+        let wake: Vec<Waker> = {
+            let mut state = self.lock();
+            state.is_lost = true;
+            let end = |waiting: &mut Waiting| {
+                waiting.end.get_or_insert(End::Reset);
+                [waiting.read.take(), waiting.write.take()]
+            };
+            state.waiting.values_mut().flat_map(end).flatten().collect()
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+
     /// Acts on the machine as the task, and wakes whom it concerns.
     fn happen(&self, act: impl FnOnce(&mut Utp, Moment)) {
         let now = self.now();
@@ -216,6 +240,10 @@ async fn run(inner: Arc<Inner>, datagrams: Arc<dyn Datagrams>) {
             biased;
             heard = datagrams.recv_from(&mut buffer) => match heard {
                 Ok((length, from)) => hear(&inner, &*datagrams, &mut buffer, (length, from)),
+                Err(error) if datagrams.is_lost() => {
+                    tracing::debug!(%error, "a uTP socket is lost");
+                    return inner.lose();
+                }
                 Err(error) => {
                     tracing::debug!(%error, "uTP cannot receive");
                     sleep(REST).await;

@@ -101,7 +101,11 @@ impl Handle {
             Read::Finished => Poll::Ready(Ok(())),
             Read::Ended(end) => Poll::Ready(Err(error_of(end))),
             Read::Empty => {
-                state.waiting(id).read = Some(cx.waker().clone());
+                let waiting = state.waiting(id);
+                if let Some(end) = waiting.end {
+                    return Poll::Ready(Err(error_of(end)));
+                }
+                waiting.read = Some(cx.waker().clone());
                 Poll::Pending
             }
         })

@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn system() -> Utp {
-    Utp::new(Arc::new(UdpMux::new(Arc::new(Udp))), Vec::new(), 1)
+    Utp::new(Arc::new(UdpMux::new(Arc::new(Udp::default()))), 1)
 }
 
 async fn pair(dialler: &Utp, listener: &Utp, on: &str) -> (Connection, Connection, Listener) {
@@ -56,7 +56,7 @@ async fn nobody_there_is_silence_nobody_listening_a_refusal() {
     let net = MemoryNet::new(1);
     let at = |n| Arc::new(net.host([10, 0, 0, n].into()));
     let (here, there) = (at(1), at(2));
-    let utp = |host: &Arc<crate::memory::MemoryTransport>| Utp::new(Arc::new(UdpMux::new(host.clone())), Vec::new(), 1);
+    let utp = |host: &Arc<crate::memory::MemoryTransport>| Utp::new(Arc::new(UdpMux::new(host.clone())), 1);
     let (one, other) = (utp(&here), utp(&there));
     let options = DialOptions { timeout: Duration::from_secs(30), ..DialOptions::default() };
     let error = one.dial("10.0.0.3:7".parse().unwrap(), options.clone()).await.unwrap_err();
@@ -74,7 +74,7 @@ async fn nobody_there_is_silence_nobody_listening_a_refusal() {
 async fn a_lossy_way_in_memory_and_no_task_is_left() {
     let net = MemoryNet::new(2);
     net.set_default_link(Link { latency: Duration::from_millis(20), loss: 0.02, ..Link::default() });
-    let utp = |n: u8| Utp::new(Arc::new(UdpMux::new(Arc::new(net.host([10, 0, 0, n].into())))), Vec::new(), 3);
+    let utp = |n: u8| Utp::new(Arc::new(UdpMux::new(Arc::new(net.host([10, 0, 0, n].into())))), 3);
     let (one, other) = (utp(1), utp(2));
     let (mut dialled, accepted, listening) = pair(&one, &other, "10.0.0.2:6881").await;
     let mut reader = accepted.io;

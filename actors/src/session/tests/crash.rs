@@ -35,7 +35,8 @@ async fn a_torrent_or_session_that_panics_leaves_nothing_running() {
     tokio::time::pause();
     for torrents in [true, false] {
         let machine = Machine::new(40);
-        let mut world = machine.start(0, Config { down: Some(1 << 20), ..Config::default() });
+        let mut world = machine
+            .start(0, Config { limits: Limits { down: Some(1 << 20), ..Limits::default() }, ..Config::default() });
         world.script.peers.lock().unwrap().push(host(9));
         let mut added = world.add(machine.spec()).await;
         machine.seed(world.dialled.recv().await.unwrap().1, 9, None);

@@ -104,11 +104,17 @@ pub(crate) struct Dht {
 }
 
 impl Dht {
-    /// Starts so many nodes and waits until most of them know each other.
+    /// Starts so many nodes on loopback and waits until most of them know each other.
     pub(crate) fn start(world: &World, count: u8) -> Result<Dht> {
+        Self::start_in(world, count, [127, 0, 0])
+    }
+
+    /// The same in another network, whose addresses are there.
+    pub(crate) fn start_in(world: &World, count: u8, network: [u8; 3]) -> Result<Dht> {
         const PORT: u16 = 7777;
+        let [a, b, c] = network;
         let mut command = script("dht.py");
-        command.args([count.to_string(), PORT.to_string()]);
+        command.args([count.to_string(), PORT.to_string(), format!("{a}.{b}.{c}")]);
         let process = world.start("dht", &mut command)?;
         wait_until("the DHT has found together", || {
             let Some(said) = last(&process)? else { return Ok(false) };
@@ -116,7 +122,7 @@ impl Dht {
             let settled = known.iter().filter(|nodes| nodes.as_u64() >= Some(u64::from(count) / 6)).count();
             Ok(settled * 10 >= usize::from(count) * 9)
         })?;
-        let node = |at| SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, at + 2), PORT);
+        let node = |at| SocketAddrV4::new(Ipv4Addr::new(a, b, c, at + 2), PORT);
         Ok(Dht { _process: process, nodes: (0..count).map(node).collect() })
     }
 }

@@ -1,7 +1,7 @@
 """capture.py
 
 Prints each TCP and UDP packet of the network namespace's interfaces, as a JSON object a line: {"proto", "from", "to",
-"speaks_pex": it offers or sends ut_pex (BEP 11)}. First it prints {"ready": true}, after SIGTERM what is still waiting.
+"by": the interface, "speaks_pex": it offers or sends ut_pex (BEP 11)}. First it prints {"ready": true}, after SIGTERM what is still waiting.
 Packets that came too fast to be captured are told of as one from "lost 0" to "lost COUNT", which no test allows.
 """
 import ipaddress
@@ -27,7 +27,7 @@ tap.setblocking(False)
 print(json.dumps({"ready": True}), flush=True)
 
 
-def tell(packet):
+def tell(packet, interface):
     version = packet[0] >> 4
     if version == 4:
         proto, header = packet[9], (packet[0] & 15) * 4
@@ -42,20 +42,22 @@ def tell(packet):
     ports = struct.unpack(">HH", packet[header:header + 4])
     whence, whither = (f"{ipaddress.ip_address(host)} {port}" for host, port in zip((source, target), ports))
     print(json.dumps({
-        "proto": "tcp" if proto == TCP else "udp", "from": whence, "to": whither,
+        "proto": "tcp" if proto == TCP else "udp", "from": whence, "to": whither, "by": interface,
         "speaks_pex": b"ut_pex" in packet[header:],
-    }))
+    }), flush=True)
 
 
 while True:
     ready, _, _ = select.select([tap, ends], [], [])
     try:
         while True:
-            tell(tap.recv(65536))
+            packet, where = tap.recvfrom(65536)
+            tell(packet, where[0])
     except BlockingIOError:
         pass
     if ends in ready:
         break
 _, dropped = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
 if dropped:
-    print(json.dumps({"proto": "lost", "from": "lost 0", "to": f"lost {min(dropped, 65535)}", "speaks_pex": False}))
+    print(json.dumps({"proto": "lost", "from": "lost 0", "to": f"lost {min(dropped, 65535)}", "by": "lost",
+                      "speaks_pex": False}))

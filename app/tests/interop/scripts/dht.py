@@ -1,6 +1,6 @@
-"""dht.py COUNT PORT
+"""dht.py COUNT PORT NETWORK
 
-COUNT libtorrent sessions as a DHT of their own, at 127.0.0.2, 127.0.0.3, ... and PORT. Each begins with a few of
+COUNT libtorrent sessions as a DHT of their own, at NETWORK.2, NETWORK.3, ... (such as 127.0.0) and PORT. Each begins with a few of
 the others. Prints {"nodes": [...]} (how many nodes each knows) when that changes.
 """
 import json
@@ -9,13 +9,13 @@ import time
 
 import libtorrent as lt
 
-count, port = map(int, sys.argv[1:])
+count, port, network = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 
 def node(at):
     return lt.session({
-        "listen_interfaces": f"127.0.0.{at + 2}:{port}",
-        "outgoing_interfaces": f"127.0.0.{at + 2}",
+        "listen_interfaces": f"{network}.{at + 2}:{port}",
+        "outgoing_interfaces": f"{network}.{at + 2}",
         "enable_dht": True,
         "dht_bootstrap_nodes": "",
         "dht_restrict_routing_ips": False,
@@ -35,7 +35,7 @@ time.sleep(0.5)
 # Nodes to begin with as the settings have them are never kept: each is told of a few others instead.
 for at, session in enumerate(sessions):
     for step in 1, 2, 5, 11:
-        session.add_dht_node((f"127.0.0.{(at + step) % count + 2}", port))
+        session.add_dht_node((f"{network}.{(at + step) % count + 2}", port))
 last = None
 while True:
     now = [session.status().dht_nodes for session in sessions]

@@ -82,7 +82,7 @@ async fn the_socket_is_shared_with_other_protocols() {
 async fn real_sockets_on_loopback_do_as_well() {
     let host = async |seed, bootstrap: &str| {
         let listening = Arc::new(vec!["127.0.0.1:0".parse().unwrap()].into());
-        let datagrams = Arc::new(UdpMux::new(Arc::new(castanet_transports::udp::Udp)));
+        let datagrams = Arc::new(UdpMux::new(Arc::new(castanet_transports::udp::Udp::default())));
         let resolver = Arc::new(FixedResolver::default());
         let means = Means { datagrams, resolver, listening, seed, ..World::new().means() };
         let host = run(means, Arc::default(), &[("bootstrap", bootstrap), ("always", "true")]);

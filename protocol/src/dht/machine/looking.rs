@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use castanet_core::{Moment, addr::is_dialable};
+use castanet_core::{
+    Moment,
+    addr::{is_dialable, is_local},
+};
 
 use super::{Dht, DhtOutput, LookUp, LookUpId, SwarmSize, asking::Purpose};
 use crate::dht::{
@@ -41,10 +44,13 @@ impl Goal {
         }
     }
 
-    fn store(&self, target: NodeId, token: Box<[u8]>) -> Option<Ask> {
+    fn store(&self, target: NodeId, to: SocketAddr, token: Box<[u8]>) -> Option<Ask> {
         match self {
             Self::Peers(look_up) => {
-                look_up.announce.map(|us| Ask::AnnouncePeer { info_hash: target, port: us.port, token, seed: us.seed })
+                let us = look_up.announce?;
+                let is_beyond = to.is_ipv4() && !is_local(to.ip());
+                let port = us.mapped.filter(|_| is_beyond).or(us.port);
+                Some(Ask::AnnouncePeer { info_hash: target, port, token, seed: us.seed })
             }
             Self::Get { .. } => None,
             Self::Put { item, cas } => Some(Ask::Put { token, item: item.clone(), cas: *cas }),
@@ -201,9 +207,9 @@ impl Dht {
             Owner::Job(id) => {
                 let stores = running.search.stores();
                 let job = &self.jobs[&id];
-                let asks = stores
-                    .iter()
-                    .filter_map(|(node, token)| Some((node.addr, job.goal.store(job.target, token.clone())?)));
+                let asks = stores.iter().filter_map(|(node, token)| {
+                    Some((node.addr, job.goal.store(job.target, node.addr, token.clone())?))
+                });
                 let asks: Vec<_> = asks.collect();
                 if asks.is_empty() {
                     return self.over(key);
@@ -345,7 +351,7 @@ impl Dht {
         let Some(Running { storing: Some(left), owner: Owner::Job(id), .. }) = self.running.get(&key) else { return };
         let job = &self.jobs[id];
         let token = left.iter().find(|(node, _)| node.addr == to).map(|(_, token)| token.clone());
-        match token.and_then(|token| job.goal.store(job.target, token)) {
+        match token.and_then(|token| job.goal.store(job.target, to, token)) {
             Some(ask) if !again => self.ask(to, ask, Want::default(), Purpose::Store(key, true), now),
             _ => self.store_answered(key, to, false),
         }

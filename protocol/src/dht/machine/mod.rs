@@ -76,6 +76,8 @@ pub struct LookUp {
 pub struct AnnounceAs {
     /// Where we take connections; `None`: the port of the DHT's socket, as others see it.
     pub port: Option<u16>,
+    /// The port that a router has opened for it, for the nodes that see us by that router's IPv4 address.
+    pub mapped: Option<u16>,
     /// We have everything (BEP 33).
     pub seed: bool,
 }

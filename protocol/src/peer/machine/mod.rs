@@ -89,7 +89,7 @@ impl PeerMachine {
             offered: Vec::new(),
             chatter: Chatter::new(now),
             early: Early::default(),
-            requests: Requests::new(config.timing.request, now),
+            requests: Requests::new(config.timing.request, config.first_credit, now),
             we_are_interested: false,
             choked: true,
             fast_pieces: Vec::new(),
@@ -185,6 +185,11 @@ impl PeerMachine {
         let result = match input {
             Input::Received(buffer) => self.received(buffer, now),
             Input::Timeout => self.timeout(now),
+            Input::Excuse(by) => {
+                self.last_heard = (self.last_heard + by).min(now);
+                self.requests.excuse(by, now);
+                self.timeout(now)
+            }
             Input::Metadata { geometry, have, size } => self.metadata(geometry, have, size),
             wish => {
                 self.wish(wish, now);
@@ -276,7 +281,7 @@ impl PeerMachine {
 
     fn wish(&mut self, wish: Input<'_>, now: Moment) {
         match wish {
-            Input::Received(_) | Input::Timeout | Input::Metadata { .. } => {}
+            Input::Received(_) | Input::Timeout | Input::Excuse(_) | Input::Metadata { .. } => {}
             Input::Written(bytes) => self.uploads.written(bytes),
             Input::Assign(blocks) => self.assign(blocks, now),
             Input::Cancel(blocks) => {

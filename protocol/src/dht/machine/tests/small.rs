@@ -11,7 +11,7 @@ use crate::dht::{
 };
 
 const SWARM: LookUp = LookUp { info_hash: [7; 20], announce: None, scrape: false };
-const ANNOUNCE: LookUp = LookUp { announce: Some(AnnounceAs { port: Some(6881), seed: true }), ..SWARM };
+const ANNOUNCE: LookUp = LookUp { announce: Some(AnnounceAs { port: Some(6881), mapped: None, seed: true }), ..SWARM };
 
 fn local(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()

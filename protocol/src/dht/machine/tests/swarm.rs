@@ -28,7 +28,7 @@ fn a_thousand_nodes_find_peers_in_half_a_second() {
     let swarms: Vec<[u8; 20]> = (0..SWARMS).map(|_| std::array::from_fn(|_| net.rng.u8(..))).collect();
     for info_hash in &swarms {
         let at = net.rng.usize(0..NODES);
-        let announce = Some(AnnounceAs { port: Some(6881), seed: false });
+        let announce = Some(AnnounceAs { port: Some(6881), mapped: None, seed: false });
         let id =
             net.with(at, |dht, now| dht.find_peers(LookUp { info_hash: *info_hash, announce, scrape: false }, now));
         net.run_until(net.now + Duration::from_secs(20), |net| net.is_over(at, id));
