@@ -6,8 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 pub const COMPACT_V4: usize = 6;
 /// Bytes of a compact IPv6 address and port.
 pub const COMPACT_V6: usize = 18;
-/// The first byte of IPv4 addresses that are reserved or broadcast (RFC 1112, 6890) begins here.
-const FIRST_RESERVED: u8 = 240;
 
 /// Parses a list of 6-byte entries; a short tail is ignored. The caller caps the input.
 pub fn parse_compact_v4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> + '_ {
@@ -45,11 +43,11 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Can a peer be dialled there? Not port 0, not unspecified, multicast, broadcast or reserved, and not link-local without
-/// its zone, as such an address is when it comes from afar.
+/// Can a peer be dialled there? Not port 0, not unspecified, multicast or broadcast, and not link-local without its zone, as
+/// such an address is when it comes from afar. Reserved addresses can: they are stand-ins here ([`is_stand_in`]).
 pub fn is_dialable(addr: SocketAddr) -> bool {
     let is_host = match canonical(addr) {
-        SocketAddr::V4(v4) => v4.ip().octets()[0] != 0 && v4.ip().octets()[0] < FIRST_RESERVED,
+        SocketAddr::V4(v4) => v4.ip().octets()[0] != 0 && !v4.ip().is_broadcast(),
         SocketAddr::V6(v6) => !v6.ip().is_unicast_link_local() || v6.scope_id() != 0,
     };
     let ip = addr.ip().to_canonical();
@@ -95,7 +93,7 @@ mod tests {
     fn odd_addresses() {
         assert_eq!(canonical("[::ffff:1.2.3.4]:5".parse().unwrap()), "1.2.3.4:5".parse().unwrap());
         assert_eq!(canonical("[fe80::1%3]:5".parse().unwrap()), "[fe80::1%3]:5".parse().unwrap());
-        let bad = ["0.0.0.0:1", "0.1.2.3:1", "1.2.3.4:0", "224.0.0.1:9", "240.0.0.1:9", "255.255.255.255:9"];
+        let bad = ["0.0.0.0:1", "0.1.2.3:1", "1.2.3.4:0", "224.0.0.1:9", "255.255.255.255:9"];
         for bad in bad.into_iter().chain([
             "[::]:9",
             "[ff02::1]:9",

@@ -33,6 +33,9 @@ const SILENT: [&str; 3] = ["dht", "lsd", "pex"];
 /// The folder of every torrent on its host's disk.
 const FOLDER: &str = "/downloads";
 
+/// What is set up before each life of an engine.
+type Setup = Box<dyn Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder>;
+
 /// A host, shared by cloning.
 #[derive(Clone)]
 pub struct Host(Rc<Inner>);
@@ -42,7 +45,7 @@ struct Inner {
     transport: MemoryTransport,
     seed: u64,
     log: Log,
-    setup: Box<dyn Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder>,
+    setup: Setup,
     disk: MemoryFactory,
     resume: MemoryResumeStore,
     notebook: Arc<Scratchpad>,

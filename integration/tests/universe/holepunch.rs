@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -44,13 +44,13 @@ impl Datagrams for Behind {
         self.socket.local_addr()
     }
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
-        self.spoken_to.lock().unwrap().insert(to);
+        self.spoken_to.lock().unwrap_or_else(PoisonError::into_inner).insert(to);
         self.socket.send_to(payload, to).await
     }
     async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         loop {
             let (length, from) = self.socket.recv_from(buffer).await?;
-            if self.spoken_to.lock().unwrap().contains(&from) {
+            if self.spoken_to.lock().unwrap_or_else(PoisonError::into_inner).contains(&from) {
                 return Ok((length, from));
             }
         }

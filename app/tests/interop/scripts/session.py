@@ -31,7 +31,7 @@ def settings(address, nodes):
     category = lt.alert_category
     return ways() | {
         "listen_interfaces": address,
-        "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
+        "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]").removeprefix("0.0.0.0"),
         "enable_dht": nodes is not None,
         "dht_bootstrap_nodes": "",
         "dht_restrict_routing_ips": False,
