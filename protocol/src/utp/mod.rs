@@ -16,6 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::SocketAddr,
+    time::Duration,
 };
 
 use castanet_core::Moment;
@@ -27,6 +28,8 @@ use self::{
 
 /// Refusals to strangers that wait to be sent.
 const MOST_RESETS: usize = 64;
+/// How long somebody who has asked for a connection may say nothing else.
+const HALF_OPEN: Duration = Duration::from_secs(20);
 /// Ids that are tried for a new connection.
 const ID_TRIES: usize = 16;
 
@@ -124,7 +127,8 @@ pub struct Utp {
     connections: BTreeMap<Id, Connection>,
     /// By the other side's address and the id with which it addresses us.
     routes: BTreeMap<(SocketAddr, u16), Id>,
-    half_open: VecDeque<Id>,
+    /// Until when who has asked must say more, the oldest first.
+    half_open: VecDeque<(Moment, Id)>,
     /// Those that have something to send, in turn.
     senders: VecDeque<Id>,
     resets: VecDeque<(SocketAddr, Header)>,
@@ -160,7 +164,7 @@ impl Utp {
     pub fn set_accept(&mut self, accept: bool) {
         self.accepts = accept;
         if !accept {
-            std::mem::take(&mut self.half_open).into_iter().for_each(|id| self.remove(id));
+            std::mem::take(&mut self.half_open).into_iter().for_each(|(_, id)| self.remove(id));
         }
     }
 
@@ -193,7 +197,7 @@ impl Utp {
         if let Some(due) = connection.listed {
             self.deadlines.remove(&(due, id));
         }
-        self.half_open.retain(|half| *half != id);
+        self.half_open.retain(|(_, half)| *half != id);
     }
 
     /// Takes a datagram in.
@@ -232,13 +236,13 @@ impl Utp {
             return self.refuse(from, syn.connection, syn, now);
         }
         if self.half_open.len() >= self.settings.most_half_open
-            && let Some(oldest) = self.half_open.front().copied()
+            && let Some((_, oldest)) = self.half_open.front().copied()
         {
             self.remove(oldest);
         }
         let connection = Connection::answer(from, syn, self.random.u16(..), &self.settings, now);
         let id = self.insert(connection);
-        self.half_open.push_back(id);
+        self.half_open.push_back((now + HALF_OPEN, id));
         self.settle(id, now);
     }
 
@@ -266,7 +270,7 @@ impl Utp {
             (State::SynSent, State::Open) => self.events.push_back(Event::Connected(id)),
             (State::SynReceived, State::Open) => {
                 self.events.push_back(Event::Incoming(id, connection.remote));
-                self.half_open.retain(|half| *half != id);
+                self.half_open.retain(|(_, half)| *half != id);
             }
             (State::SynReceived, State::Ended(_)) => return self.remove(id),
             (_, State::Ended(_)) => self.ended(id),
@@ -383,7 +387,8 @@ impl Utp {
 
     /// When [`Self::tick`] must be called at the latest.
     pub fn due(&self) -> Option<Moment> {
-        self.deadlines.first().map(|(due, _)| *due)
+        let (first, half_open) = (self.deadlines.first(), self.half_open.front());
+        first.into_iter().chain(half_open).map(|(due, _)| *due).min()
     }
 
     /// Time has passed.
@@ -395,6 +400,9 @@ impl Utp {
             connection.tick(now);
             self.ended(id);
             self.settle(id, now);
+        }
+        while let Some((_, silent)) = self.half_open.front().copied().filter(|(due, _)| *due <= now) {
+            self.remove(silent);
         }
     }
 
