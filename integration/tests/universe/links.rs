@@ -1,6 +1,6 @@
 //! Swarms on bad networks: far apart, at changing delays, over narrow and lossy links that stall, part and are cut.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use castanet_integration::{
     payload::Payload,
@@ -9,6 +9,8 @@ use castanet_integration::{
 use castanet_transports::{
     faulty::Faults,
     link::{Link, Outages},
+    memory::MemoryTransport,
+    utp::Utp,
 };
 
 use crate::{KIB, MIB, all_complete, complete, discovery::by_link, seconds};
@@ -86,6 +88,34 @@ fn a_swarm_outlives_cuts_and_stalls() {
         // Each of 4 + 3 + 2 + 1 connections is known at both its ends.
         assert!(faults.cut.is_none() || lost > 20, "{what}: only {lost} connections lost");
     }
+}
+
+#[test]
+fn a_swarm_by_utp_alone_outlives_losses_and_disorder_and_every_time_in_the_same_way() {
+    let payload = Payload::one_file("cargo", 4 * MIB, PIECE, 1);
+    let link = Link { loss: 0.01, doubled: 0.01, overtaken: 0.05, ..FAR };
+    let story = |seed| {
+        universe(seed, async |world| {
+            world.net().set_default_link(link);
+            let mut hosts = Vec::new();
+            for _ in 0..4 {
+                let by_utp = |engine: castanet::EngineBuilder, net: &MemoryTransport| {
+                    engine.transports(vec![Arc::new(Utp::new(Arc::new(net.clone()), 1))])
+                };
+                hosts.push(world.host_on(by_utp).await);
+            }
+            hosts[0].seed(&payload).await;
+            let mut leeching = Vec::new();
+            for host in &hosts[1..] {
+                leeching.push(host.leech(&payload, &hosts).await);
+            }
+            all_complete(&mut leeching).await;
+            assert!(hosts.iter().all(|host| host.difference(&payload).is_none()));
+        })
+    };
+    let log = story(6);
+    assert_eq!(log, story(6));
+    assert_ne!(log, story(7));
 }
 
 #[test]

@@ -69,6 +69,9 @@ impl DatagramFactory for FaultyDatagrams {
     fn ways_out(&self) -> WaysOut {
         self.inner.ways_out()
     }
+    fn is_neighbour(&self, ip: IpAddr) -> bool {
+        self.inner.is_neighbour(ip)
+    }
 }
 
 /// A socket behind a line.
