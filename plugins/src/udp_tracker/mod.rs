@@ -13,6 +13,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -28,7 +29,8 @@ use castanet_protocol::tracker::{
     Announce, Answer, AnswerError, larger,
     udp::{self, CONNECTION_LIFETIME, EXCHANGE_LIMIT, Reply},
 };
-use tokio::time::timeout;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::{sleep, timeout};
 
 use self::socket::Socket;
 use crate::{
@@ -46,6 +48,9 @@ pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, D
     crate::refuse_settings(NAME, settings)?;
     Ok(Arc::new(Announcer::new(Udp::new(means), means)))
 }
+
+/// How long an address of a tracker may be silent before another one is asked as well.
+const STAGGER: Duration = Duration::from_secs(4);
 
 /// A connection id and when it was granted. The lock is held while one is asked for, so that torrents share the answer.
 type Connection = tokio::sync::Mutex<Option<(u64, Moment)>>;
@@ -134,15 +139,39 @@ impl Udp {
         addresses: &[SocketAddr],
         make: impl Fn(u64, u32) -> Vec<u8> + Send + Sync,
     ) -> Result<Reply, Failure> {
-        // Another one next time, in case this one is dead.
-        let to = addresses[self.draw(|random| random.usize(..addresses.len()))];
-        match timeout(EXCHANGE_LIMIT, self.converse(to, make)).await {
+        let exchange = async {
+            let to = self.living(addresses).await?;
+            self.converse(to, make).await
+        };
+        match timeout(EXCHANGE_LIMIT, exchange).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(Trouble::Answer(error))) => Err(Failure::answer(target, error)),
             Ok(Err(Trouble::Io(error))) => Err(Failure::unreachable(target, error)),
             Err(_) => {
                 let reason = format!("no answer within {} s", EXCHANGE_LIMIT.as_secs());
                 Err(Failure::unreachable(target, reason))
+            }
+        }
+    }
+
+    /// The first of `addresses`, of which there is one at least, to grant a connection id. Each gets [`STAGGER`] before the
+    /// next is asked, too; those whose id still counts come first.
+    async fn living(&self, addresses: &[SocketAddr]) -> Result<SocketAddr, Trouble> {
+        let mut order = addresses.to_vec();
+        self.draw(|random| random.shuffle(&mut order));
+        order.sort_by_key(|to| !self.is_granted(*to));
+        let mut order = order.into_iter();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            asked.extend(order.next().map(async |to| self.connect(to, &self.connection(to)).await.map(|_| to)));
+            tokio::select! {
+                biased;
+                Some(answer) = asked.next() => {
+                    if answer.is_ok() || (asked.is_empty() && order.len() == 0) {
+                        return answer;
+                    }
+                }
+                () = sleep(STAGGER), if order.len() > 0 => {}
             }
         }
     }
@@ -174,9 +203,7 @@ impl Udp {
     /// The tracker's connection id, and whether it has been granted just now.
     async fn connect(&self, to: SocketAddr, connection: &Connection) -> Result<(u64, bool), Trouble> {
         let mut held = connection.lock().await;
-        if let Some((id, since)) = *held
-            && self.means.clock.now().since(since) < CONNECTION_LIFETIME
-        {
+        if let Some((id, _)) = held.filter(|granted| self.still_counts(granted)) {
             return Ok((id, false));
         }
         match self.exchange(to, udp::connect_request).await? {
@@ -186,6 +213,15 @@ impl Udp {
             }
             Reply::Announced(_) | Reply::Scraped(_) => Err(unexpected().into()),
         }
+    }
+
+    fn still_counts(&self, (_, since): &(u64, Moment)) -> bool {
+        self.means.clock.now().since(*since) < CONNECTION_LIFETIME
+    }
+
+    /// Is there a connection id of this tracker that still counts? Not while one is being asked for.
+    fn is_granted(&self, to: SocketAddr) -> bool {
+        self.connection(to).try_lock().is_ok_and(|held| held.is_some_and(|granted| self.still_counts(&granted)))
     }
 
     fn connection(&self, to: SocketAddr) -> Arc<Connection> {

@@ -176,6 +176,24 @@ async fn a_dead_tracker_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_addresses_one_that_answers_is_found_soon_and_kept() {
+    let world = World::new();
+    world.name("tracker.test", &["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+    let alive = tracker(&world, "127.0.0.3:6969", "10.0.0.1:80");
+    let torrent = Torrent::new(&["udp://tracker.test:6969/announce"]);
+    let plugin = plugin(&world);
+    let (swarm, engine) = torrent.swarm();
+    let mut stream = plugin.discover(swarm).await.unwrap();
+    assert!(next(&mut stream).await.starts_with("10.0.0.1:80"));
+    assert!(world.now() <= Moment::ZERO + 3 * STAGGER + Duration::from_secs(1), "{:?}", world.now());
+    let found = world.now();
+    engine.events.send(SwarmEvent::Completed).await.unwrap();
+    next(&mut stream).await;
+    assert!(world.now().since(found) < Duration::from_secs(1), "nobody else is asked while its id counts");
+    assert_eq!((connects(&alive), announces(&alive).len()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_connection_id_is_replaced_once() {
     let world = World::new();
     let heard = tracker(&world, "127.0.0.1:6969", "10.0.0.1:80");

@@ -3,7 +3,7 @@
 A libtorrent session as the JSON object CONFIG describes it: "address" and "folder"; "torrent" (a file) or "magnet"; what
 it may find peers with: "dht" (a list of nodes to begin with), "pex", "lsd", "peers" (a list to dial); how it may reach them:
 "encryption" ("require" or "disable"), "transports" (a list of "tcp" and "utp"). Unless "dials" is
-false it dials whom it finds. With "idle" it downloads next to nothing. Every line on
+false it dials whom it finds. After "patience" seconds a silent peer is gone. With "idle" it downloads next to nothing. Every line on
 stdout is a JSON object: {"state", "done", "nodes", "announced"} when one of them changed.
 """
 import json
@@ -42,6 +42,7 @@ def settings(address, nodes):
         "enable_lsd": bool(config.get("lsd")),
         "enable_upnp": False,
         "enable_natpmp": False,
+        "peer_timeout": config.get("patience", 120),
         "allow_multiple_connections_per_ip": True,
         "alert_mask": category.error | category.status | category.connect | category.dht,
     }
