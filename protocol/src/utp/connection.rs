@@ -22,6 +22,13 @@ const MOST_TIMEOUTS: u32 = 6;
 const MOST_SYNS: u32 = 4;
 /// How long what was written is still delivered after the user has gone.
 const LINGER: Duration = Duration::from_secs(20);
+/// Packets are spread over a round trip that takes at least so long; a shorter one is no more than a timer's tick or two.
+const PACED_FROM: Duration = Duration::from_millis(5);
+/// Timers are so late at most: what should have left in this time leaves at once.
+const BURST: Duration = Duration::from_millis(2);
+/// How much faster than the window is used up packets leave, so that the window stays what limits; and while it doubles.
+const PACE: f64 = 1.25;
+const PACE_DOUBLING: f64 = 2.0;
 /// Steps of the search for the largest packet that arrives that are too small to be worth it, in bytes.
 const MTU_STEP: usize = 16;
 /// Packets may be so large to begin with: IPv6 carries 1,280 bytes everywhere, and IPv4 hardly anywhere less.
@@ -62,6 +69,9 @@ pub(super) struct Connection {
     is_finish_sent: bool,
     /// Bytes that the other side takes.
     window: usize,
+    /// When the next packet may leave: one burst a round trip would be answered by one acknowledgement, all of which is lost
+    /// with it, and fills queues for nothing.
+    next_leaves: Moment,
     /// One packet may leave in spite of a closed window.
     may_probe_window: bool,
     /// The window that we told last.
@@ -105,6 +115,7 @@ impl Connection {
             wants_finish: false,
             is_finish_sent: false,
             window: size,
+            next_leaves: now,
             may_probe_window: false,
             told_window: settings.receive_window,
             timer: None,
@@ -175,7 +186,9 @@ impl Connection {
             self.state = State::Open;
             self.arrivals = Arrivals::new(BASE + u64::from(header.number), self.arrivals.window());
         }
-        let was_full = self.flight.bytes() + self.size > self.ledbat.window();
+        let (under_way, window) = (self.flight.bytes(), self.ledbat.window());
+        // What waits for its turn to leave is held back by the window as well.
+        let was_full = under_way + self.size > window || (!self.unsent.is_empty() && 2 * under_way > window);
         let is_bare = header.kind == Kind::State;
         let Some(acked) = self.flight.ack(ack, &header.sack, is_bare, now) else { return };
         self.told_time(header, now);
@@ -322,10 +335,11 @@ impl Connection {
     }
 
     /// When [`Self::tick`] is due.
-    pub(super) fn due(&self) -> Option<Moment> {
+    pub(super) fn due(&self, now: Moment) -> Option<Moment> {
+        let leaves = (self.next_leaves > now && self.has_packet()).then_some(self.next_leaves);
         let timeout = self.timer.map(|since| since + self.flight.timeout());
         let linger = self.closed_at.map(|closed| closed + LINGER);
-        [timeout, linger, self.ack_due].into_iter().flatten().min()
+        [timeout, linger, self.ack_due, leaves].into_iter().flatten().min()
     }
 
     pub(super) fn tick(&mut self, now: Moment) {
@@ -355,13 +369,18 @@ impl Connection {
     }
 
     /// Is there something that may be sent now?
-    pub(super) fn wants_to_send(&self) -> bool {
+    pub(super) fn wants_to_send(&self, now: Moment) -> bool {
         match self.state {
             State::Ended(_) => false,
             State::SynSent => self.flight.has_lost(),
             State::SynReceived => self.ack_now,
-            State::Open => self.ack_now || self.may_send_again() || self.next_payload().is_some(),
+            State::Open => self.ack_now || (self.next_leaves <= now && self.has_packet()),
         }
+    }
+
+    /// Is there a packet, new or to be sent again, that the windows let out?
+    fn has_packet(&self) -> bool {
+        self.state == State::Open && (self.may_send_again() || self.next_payload().is_some())
     }
 
     fn may_send_again(&self) -> bool {
@@ -384,7 +403,7 @@ impl Connection {
 
     /// Writes the next packet; `false` if there is none.
     pub(super) fn transmit(&mut self, now: Moment, out: &mut Vec<u8>) -> bool {
-        if !self.wants_to_send() {
+        if !self.wants_to_send(now) {
             return false;
         }
         let window = self.arrivals.window();
@@ -398,7 +417,7 @@ impl Connection {
             ack: self.arrivals.next().wrapping_sub(1) as u16,
             sack: Sack::default(),
         };
-        let may_send = self.state != State::SynReceived;
+        let may_send = self.state != State::SynReceived && self.next_leaves <= now;
         if may_send && self.may_send_again() {
             let Some((number, sent)) = self.flight.again(now) else { return false };
             (header.kind, header.number) = (sent.kind, number as u16);
@@ -408,6 +427,7 @@ impl Connection {
             }
             header.write(0, out);
             out.extend_from_slice(&sent.payload);
+            self.pace(out.len(), now);
         } else if let Some(length) = self.next_payload().filter(|_| may_send) {
             let mut payload = vec![0; length];
             let (front, back) = self.unsent.as_slices();
@@ -421,6 +441,7 @@ impl Connection {
             header.write(padding, out);
             out.extend_from_slice(&payload);
             self.flight.push(header.kind, payload, padding, now);
+            self.pace(out.len(), now);
             self.may_probe_window = false;
         } else {
             header.sack = self.arrivals.sack();
@@ -430,6 +451,15 @@ impl Connection {
         (self.ack_now, self.ack_due, self.unacked) = (false, None, 0);
         self.start_timer(now);
         true
+    }
+
+    /// A packet leaves: when may the next?
+    fn pace(&mut self, bytes: usize, now: Moment) {
+        let Some(trip) = self.flight.round_trip().filter(|trip| *trip >= PACED_FROM) else { return };
+        let pace = if self.ledbat.is_doubling() { PACE_DOUBLING } else { PACE };
+        let share = bytes as f64 / (pace * self.ledbat.window() as f64);
+        let earliest = Moment(now.0.saturating_sub(BURST.as_nanos() as u64));
+        self.next_leaves = self.next_leaves.max(earliest) + trip.mul_f64(share.min(1.0));
     }
 
     /// Bytes to add to a full packet, to see whether a larger one arrives.
@@ -451,7 +481,7 @@ impl Connection {
 
     /// Something was written, or the window moved: a timeout may be due for what cannot leave.
     pub(super) fn watch_window(&mut self, now: Moment) {
-        if self.state == State::Open && !self.wants_to_send() {
+        if self.state == State::Open && !self.has_packet() {
             self.start_timer(now);
         }
     }

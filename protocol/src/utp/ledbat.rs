@@ -67,6 +67,11 @@ impl Ledbat {
         self.window as usize
     }
 
+    /// Does the window double every round trip?
+    pub(super) fn is_doubling(&self) -> bool {
+        self.window < self.threshold
+    }
+
     /// Full packets have another size now.
     pub(super) fn set_packet(&mut self, packet: usize) {
         self.packet = packet as f64;
@@ -104,7 +109,7 @@ impl Ledbat {
         if self.window < self.threshold && queueing > ENOUGH * TARGET {
             self.threshold = self.window;
         }
-        let change = if self.window < self.threshold {
+        let change = if self.is_doubling() {
             bytes
         } else {
             let off_target = ((TARGET - queueing) / TARGET).max(-1.0);

@@ -296,10 +296,10 @@ impl Utp {
                 self.events.push_back(Event::Writable(id));
             }
         }
-        if connection.wants_to_send() && !std::mem::replace(&mut connection.is_queued, true) {
+        if connection.wants_to_send(now) && !std::mem::replace(&mut connection.is_queued, true) {
             self.senders.push_back(id);
         }
-        let due = connection.due();
+        let due = connection.due(now);
         if due != connection.listed {
             if let Some(listed) = std::mem::replace(&mut connection.listed, due) {
                 self.deadlines.remove(&(listed, id));

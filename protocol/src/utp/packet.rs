@@ -52,7 +52,7 @@ pub(super) struct Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sack {
     bits: [u8; LONGEST_SACK],
-    /// Bytes that are there, a multiple of four.
+    /// Bytes that are there; a multiple of four if it is ours.
     length: usize,
 }
 
@@ -126,8 +126,9 @@ impl Header {
             }
             let (&[next, length], after) = rest.split_first_chunk()?;
             let (body, after) = after.split_at_checked(usize::from(length))?;
-            if extension == SELECTIVE_ACK && sack.is_empty() && length > 0 && length % 4 == 0 {
-                // What is longer is cut: nobody has that much under way that we would believe.
+            if extension == SELECTIVE_ACK && sack.is_empty() {
+                // BEP 29 wants multiples of four, libtorrent sends as many bytes as it needs. What is longer is cut:
+                // nobody has that much under way that we would believe.
                 sack.length = body.len().min(LONGEST_SACK);
                 sack.bits[..sack.length].copy_from_slice(&body[..sack.length]);
             }
@@ -177,6 +178,20 @@ mod tests {
         Header { sack, ..header() }.write(0, &mut out);
         assert_eq!((out[1], &out[20..]), (1, &[0, 4, 1, 2, 0, 0][..]));
         assert_eq!(sack.iter().collect::<Vec<_>>(), [0, 9]);
+    }
+
+    #[test]
+    fn a_selective_acknowledgement_may_have_any_length() {
+        for length in [1, 2, 5, 32, 40] {
+            let mut out = Vec::new();
+            header().write(0, &mut out);
+            out[1] = SELECTIVE_ACK;
+            out.extend([0, length]);
+            out.extend([1].repeat(length.into()));
+            let (read, payload) = Header::read(&out).unwrap();
+            assert!(payload.is_empty());
+            assert_eq!(read.sack.iter().count(), usize::from(length).min(LONGEST_SACK));
+        }
     }
 
     #[test]

@@ -427,6 +427,7 @@ proptest! {
             }
         }
         for end in 0..2 {
+            world.ends[end].set_accept(false);
             let ids: Vec<Id> = world.ends[end].connections.keys().copied().collect();
             for id in ids {
                 world.ends[end].close(id, world.now);
