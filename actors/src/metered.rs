@@ -148,6 +148,9 @@ impl Transport for MeteredTransport {
     fn name(&self) -> &'static str {
         self.inner.name()
     }
+    fn includes(&self, name: &str) -> bool {
+        self.inner.includes(name)
+    }
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         self.meter.connections.fetch_add(1, Relaxed);
         let mut connection = self.inner.dial(to, options).await?;

@@ -232,9 +232,6 @@ pub(crate) struct Network {
     /// Encrypt connections to peers: if they can, or else have none, or never [default: prefer]
     #[arg(long, value_enum, env = "CASTANET_ENCRYPTION", hide_env = true)]
     pub(crate) encryption: Option<Encryption>,
-    /// Everything leaves by it, or nothing does [default: the system chooses]
-    #[arg(long, value_name = "NAME|ADDRESS", env = "CASTANET_INTERFACE", hide_env = true)]
-    pub(crate) interface: Option<String>,
     /// Download limit per second: bytes, or 500K, 2.5M; 0 is unlimited
     #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_DOWN", hide_env = true)]
     pub(crate) max_down: Option<u64>,
@@ -251,23 +248,27 @@ pub(crate) struct Network {
     #[arg(long, hide = true, value_name = "DURATION", value_parser = values::duration)]
     pub(crate) port_mapping_lifetime: Option<Duration>,
     #[command(flatten)]
-    pub(crate) proxy: ProxyOption,
+    pub(crate) way: Way,
 }
 
-/// Through which proxy: for every command that reaches out.
+/// By which way: for every command that reaches out.
 #[derive(Args)]
 #[command(next_help_heading = "Network")]
-pub(crate) struct ProxyOption {
+pub(crate) struct Way {
+    /// Everything leaves by it, or nothing does [default: the system chooses]
+    #[arg(long, value_name = "NAME|ADDRESS", env = "CASTANET_INTERFACE", hide_env = true)]
+    pub(crate) interface: Option<String>,
     /// Send everything through a SOCKS5 proxy, names included; what it cannot carry is off. CASTANET_PROXY hides a
     /// password from those who list processes
     // A text, since an error of clap's would show the password.
-    #[arg(long = "proxy", value_name = "socks5://[USER:PASSWORD@]HOST:PORT", env = "CASTANET_PROXY", hide_env = true)]
-    pub(crate) url: Option<String>,
+    #[arg(long, value_name = "socks5://[USER:PASSWORD@]HOST:PORT", env = "CASTANET_PROXY", hide_env = true)]
+    pub(crate) proxy: Option<String>,
 }
 
-impl std::fmt::Debug for ProxyOption {
+impl std::fmt::Debug for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.url.is_some() { "a proxy" } else { "no proxy" })
+        let proxy = if self.proxy.is_some() { "a proxy" } else { "no proxy" };
+        write!(f, "Way({proxy}, {:?})", self.interface)
     }
 }
 
@@ -379,7 +380,7 @@ pub(crate) struct Show {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) proxy: ProxyOption,
+    pub(crate) way: Way,
 }
 
 #[derive(Debug, Args)]
@@ -392,7 +393,7 @@ pub(crate) struct Verify {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) proxy: ProxyOption,
+    pub(crate) way: Way,
 }
 
 #[derive(Debug, Args)]

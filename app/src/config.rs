@@ -9,7 +9,7 @@ use confique::{Config, File, FileFormat, toml};
 use serde::{Deserializer, de::Visitor};
 
 use crate::{
-    args::{Common, Encryption, Get, Network, PortMapping, ProxyOption, SeedLimits},
+    args::{Common, Encryption, Get, Network, PortMapping, SeedLimits, Way},
     values,
 };
 
@@ -103,8 +103,7 @@ impl Settings {
         }
         network.encryption = network.encryption.or(self.encryption);
         network.port_mapping = network.port_mapping.or(self.port_mapping);
-        self.complete_proxy(&mut network.proxy);
-        network.interface = network.interface.take().or_else(|| self.interface.clone());
+        self.complete_way(&mut network.way);
         network.plugins = network.plugins.take().or_else(|| self.plugins.clone());
         network.exempt_lan |= self.exempt_lan.unwrap_or_default();
         fill_all(&mut network.plugin, "plugin", self.plugin.as_deref(), values::plugin)?;
@@ -114,8 +113,9 @@ impl Settings {
     }
 
     /// What applies to whatever leaves.
-    pub(crate) fn complete_proxy(&self, proxy: &mut ProxyOption) {
-        proxy.url = proxy.url.take().or_else(|| self.proxy.clone());
+    pub(crate) fn complete_way(&self, way: &mut Way) {
+        way.proxy = way.proxy.take().or_else(|| self.proxy.clone());
+        way.interface = way.interface.take().or_else(|| self.interface.clone());
     }
 
     /// The discovery plugins in other programs, by name and command.

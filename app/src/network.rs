@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use castanet::{BUILTIN_PLUGINS, Engine, EngineBuilder, Listen, Proxy, Torrent};
 
 use crate::{
-    args::{Network, PortMapping, ProxyOption},
+    args::{Network, PortMapping, Way},
     output,
 };
 
@@ -32,14 +32,14 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
         );
     }
     let limit = |rate: Option<u64>| rate.filter(|rate| *rate > 0);
-    if network.proxy.url.is_some() {
+    if network.way.proxy.is_some() {
         ensure!(network.listen.is_empty(), "nobody can connect to us through a proxy: leave out --listen or --proxy");
         let named = network.plugins.iter().flatten().find(|name| UNPROXIED.contains(&name.as_str()));
         if let Some(name) = named {
             bail!("the plugin {name} cannot go through a proxy: leave it or --proxy out");
         }
     }
-    let mut builder = web(&network.proxy)?
+    let mut builder = web(&network.way)?
         .max_down(limit(network.max_down))
         .max_up(limit(network.max_up))
         .exempt_lan(network.exempt_lan);
@@ -75,10 +75,6 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     let methods = network.port_mapping.unwrap_or(PortMapping::On).methods();
     let lifetime = network.port_mapping_lifetime.unwrap_or(castanet::PortMapping::default().lifetime);
     builder = builder.port_mapping(methods.map(|methods| castanet::PortMapping { methods, lifetime }));
-    if let Some(interface) = &network.interface {
-        let interface = interface.parse().map_err(|reason: String| anyhow!("--interface {interface}: {reason}"))?;
-        builder = builder.interface(interface);
-    }
     if !network.listen.is_empty() {
         builder = builder.listen(Listen::At(network.listen.clone()));
     }
@@ -89,12 +85,19 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     Ok(builder)
 }
 
-/// Describes an engine that only fetches from the web, by the way that the option says.
-pub(crate) fn web(proxy: &ProxyOption) -> Result<EngineBuilder> {
-    let builder = Engine::builder();
-    let Some(url) = &proxy.url else { return Ok(builder) };
-    Ok(builder
-        .proxy(url.parse::<Proxy>().context("--proxy (or CASTANET_PROXY, or `proxy` in the configuration file)")?))
+/// Describes an engine that leaves by the way that the options say.
+pub(crate) fn web(way: &Way) -> Result<EngineBuilder> {
+    let mut builder = Engine::builder();
+    if let Some(interface) = &way.interface {
+        let interface = interface.parse().map_err(|reason: String| anyhow!("--interface {interface}: {reason}"))?;
+        builder = builder.interface(interface);
+    }
+    if let Some(url) = &way.proxy {
+        let proxy =
+            url.parse::<Proxy>().context("--proxy (or CASTANET_PROXY, or `proxy` in the configuration file)")?;
+        builder = builder.proxy(proxy);
+    }
+    Ok(builder)
 }
 
 /// Gives a torrent the peers and trackers of the options.

@@ -64,6 +64,9 @@ impl Transport for Counted {
     fn name(&self) -> &'static str {
         self.inner.name()
     }
+    fn includes(&self, name: &str) -> bool {
+        self.inner.includes(name)
+    }
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         Ok(Self::count(self.inner.dial(to, options).await?, &self.count))
     }

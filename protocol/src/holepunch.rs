@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use castanet_core::{Moment, addr::is_dialable};
+use castanet_core::{
+    Moment,
+    addr::{is_dialable, is_stand_in},
+};
 
 use crate::{pex::reach, rate::TokenBucket};
 
@@ -151,10 +154,16 @@ pub struct Holepunch {
     output: VecDeque<Output>,
 }
 
+/// Is this an address under which others can mean somebody?
+fn is_meant(addr: SocketAddr) -> bool {
+    is_dialable(addr) && !is_stand_in(addr.ip())
+}
+
 impl Holepunch {
     /// A connection is introduced. `contact` is the address under which others may know the peer.
     pub fn joined(&mut self, remote: SocketAddr, contact: SocketAddr, understands: bool, now: Moment) {
-        if understands {
+        // A stand-in means nothing to anybody else.
+        if understands && is_meant(contact) {
             let a_minute = TokenBucket::full(Some(MOST_A_MINUTE), now);
             self.speakers.insert(remote, Speaker { contact, heard: a_minute });
         } else {
@@ -171,7 +180,7 @@ impl Holepunch {
     /// A peer could not be reached, which `named_by` had named: connected ones among these are asked to arrange it.
     pub fn failed(&mut self, target: SocketAddr, named_by: impl Iterator<Item = SocketAddr>, now: Moment) {
         self.asked.retain(|_, since| now.since(*since) < PATIENCE);
-        if self.asked.contains_key(&target) || self.asked.len() >= MOST_ASKED {
+        if !is_meant(target) || self.asked.contains_key(&target) || self.asked.len() >= MOST_ASKED {
             return;
         }
         let relay = { named_by }.find(|relay| self.speakers.contains_key(relay));
@@ -199,7 +208,7 @@ impl Holepunch {
                 }
                 Err(trouble) => self.say(from, Kind::Error(trouble), message.about),
             },
-            Kind::Connect if is_dialable(message.about) && reach(message.about.ip()) >= reach(from.ip()) => {
+            Kind::Connect if is_meant(message.about) && reach(message.about.ip()) >= reach(from.ip()) => {
                 self.output.push_back(Output::Dial { to: message.about, relay: from });
             }
             Kind::Connect | Kind::Error(_) => {}
@@ -209,7 +218,7 @@ impl Holepunch {
     /// The connection to the peer that `from` asks for.
     fn find(&self, from: SocketAddr, target: SocketAddr) -> Result<SocketAddr, Trouble> {
         let is_it = |remote: SocketAddr, contact: SocketAddr| remote == target || contact == target;
-        if !is_dialable(target) {
+        if !is_meant(target) {
             return Err(Trouble::NoSuchPeer);
         }
         let found = self.speakers.iter().find(|(remote, speaker)| is_it(**remote, speaker.contact));

@@ -10,6 +10,7 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use castanet_core::seams::datagrams::{Only, WaysOut};
@@ -27,6 +28,8 @@ pub struct Interface {
     asked: Asked,
     /// What the last look found.
     seen: watch::Sender<Option<There>>,
+    /// How often that was something else, of what sockets depend on.
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +80,7 @@ impl FromStr for Interface {
                 Asked::Device(text.to_owned())
             }
         };
-        Ok(Self { asked, seen: watch::Sender::default() })
+        Ok(Self { asked, seen: watch::Sender::default(), changes: AtomicU64::default() })
     }
 }
 
@@ -104,7 +107,10 @@ impl Interface {
         let there = self.look().ok();
         let from = [false, true].map(|v6| there.as_ref().and_then(|there| there.best(v6)));
         let device = there.and_then(|there| there.number);
-        WaysOut { from, only: Some(Only { name: self.to_string().into(), device }) }
+        WaysOut {
+            from,
+            only: Some(Only { name: self.to_string().into(), device, changes: self.changes.load(Relaxed) }),
+        }
     }
 
     /// Binds a socket where others shall reach it; an unspecified address is the interface's own.
@@ -178,6 +184,10 @@ impl Interface {
         self.seen.send_if_modified(|seen| {
             let is_new = *seen != there;
             if is_new {
+                // What nobody had seen before is lost to nobody.
+                if !seen.as_ref().is_some_and(|before| there.as_ref().is_some_and(|there| there.continues(before))) {
+                    self.changes.fetch_add(1, Relaxed);
+                }
                 seen.clone_from(&there);
             }
             is_new
@@ -208,6 +218,11 @@ impl Interface {
 }
 
 impl There {
+    /// Do all sockets go on that were bound to what was there before?
+    fn continues(&self, before: &Self) -> bool {
+        self.number == before.number && before.addresses.iter().all(|ip| self.addresses.contains(ip))
+    }
+
     fn best(&self, v6: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|ip| ip.is_ipv6() == v6)
     }
@@ -364,6 +379,18 @@ mod tests {
             assert!(text.parse::<Interface>().is_err(), "{text:?}");
         }
         assert_eq!(asked("::ffff:10.8.0.2"), asked("10.8.0.2"));
+    }
+
+    #[test]
+    fn an_absence_between_two_looks_is_noticed() {
+        let interface: Interface = "127.0.0.1".parse().unwrap();
+        let before = interface.ways_out();
+        assert_eq!(before, interface.ways_out());
+        // Somebody else looked when it was gone.
+        interface.seen.send_replace(None);
+        let after = interface.ways_out();
+        assert_eq!(before.from, after.from);
+        assert!(before.are_over(&after), "its sockets are lost");
     }
 
     #[tokio::test]

@@ -1,22 +1,26 @@
 //! Names to addresses, by asking the system's name servers ourselves (RFC 1035), in both families.
 //!
 //! Every look-up is a future of its own, so one slow name delays no other. Addresses in text and `localhost` are answered
-//! without asking, the hosts file is honoured, and nothing is read or opened before the first name that needs it.
+//! without asking, the hosts file is honoured, and nothing is read or opened before the first name that needs it. Who is
+//! asked is looked up anew when the system's list or the interface is another one.
 //!
 //! Held to an [`Interface`], it asks by that alone. A name server on this machine is not asked then, since it would ask
 //! others by whatever way it likes; systemd-resolved keeps a list of those that it would ask, which are asked instead.
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
-use castanet_core::seams::means::{Resolve, ResolveError};
+use castanet_core::seams::{
+    datagrams::WaysOut,
+    means::{Resolve, ResolveError},
+};
 use hickory_resolver::{
     Resolver, ResolverBuilder,
     config::{LookupIpStrategy, ResolverConfig},
@@ -29,7 +33,6 @@ use hickory_resolver::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpSocket, TcpStream, UdpSocket},
-    sync::OnceCell,
     time::timeout,
 };
 
@@ -48,14 +51,24 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where systemd-resolved lists the name servers that it asks.
-#[cfg(target_os = "linux")]
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Where the system lists the name servers that programs shall ask.
+const CONFIGURATION: &str = "/etc/resolv.conf";
 
 /// Asks the name servers that the operating system is configured with.
 #[derive(Default)]
 pub struct SystemResolver {
-    asker: OnceCell<Asker>,
+    asker: Mutex<Option<(Configured, Arc<Asker>)>>,
     interface: Option<Arc<Interface>>,
+}
+
+/// What the name servers depend on: another network has others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Configured {
+    /// When the lists were last written, where there are such files.
+    written: [Option<SystemTime>; 2],
+    by: Option<WaysOut>,
 }
 
 struct Asker {
@@ -75,8 +88,24 @@ impl SystemResolver {
         Self { interface, ..Self::default() }
     }
 
+    /// Whoever asks as the system is configured now.
+    fn asker(&self) -> Result<Arc<Asker>, String> {
+        let written =
+            [CONFIGURATION, BEHIND_RESOLVED].map(|file| fs::metadata(file).and_then(|file| file.modified()).ok());
+        let configured = Configured { written, by: self.interface.as_ref().map(|interface| interface.ways_out()) };
+        let mut known = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((then, asker)) if *then == configured => Ok(asker.clone()),
+            _ => {
+                let asker = Arc::new(Asker::new(self.interface.clone())?);
+                *known = Some((configured, asker.clone()));
+                Ok(asker)
+            }
+        }
+    }
+
     async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        let asker = self.asker.get_or_try_init(|| async { Asker::new(self.interface.clone()) }).await?;
+        let asker = self.asker()?;
         match timeout(LOOKUP_TIMEOUT, asker.resolver.lookup_ip(name)).await {
             Ok(Ok(answer)) => Ok(answer.iter().collect()),
             Ok(Err(error)) => Err(asker.without_servers.clone().unwrap_or_else(|| words(&error))),
@@ -122,7 +151,7 @@ fn askable(config: ResolverConfig, interface: &Interface) -> Option<ResolverConf
 
 #[cfg(target_os = "linux")]
 fn behind_resolved() -> Option<ResolverConfig> {
-    let text = std::fs::read(BEHIND_RESOLVED).ok()?;
+    let text = fs::read(BEHIND_RESOLVED).ok()?;
     Some(hickory_resolver::system_conf::parse_resolv_conf(text).ok()?.0)
 }
 
@@ -274,7 +303,7 @@ mod tests {
             let both: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
             assert_eq!(resolver.resolve(host).await.unwrap(), both, "{host}");
         }
-        assert!(resolver.asker.get().is_none(), "no configuration was read");
+        assert!(resolver.asker.lock().unwrap().is_none(), "no configuration was read");
     }
 
     #[tokio::test]
@@ -284,7 +313,7 @@ mod tests {
             let error = resolver.resolve(&host).await.unwrap_err();
             assert!(error.to_string().ends_with("this is not a name"), "{error}");
         }
-        assert!(resolver.asker.get().is_none());
+        assert!(resolver.asker.lock().unwrap().is_none());
         assert_eq!(shown("a\nb"), "a\\nb");
     }
 

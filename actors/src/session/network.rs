@@ -118,7 +118,7 @@ impl Session {
         let is_held = now.only.is_some();
         if before == now {
             if is_held && now.is_any() && self.ears.are_deaf() {
-                self.listen_anew(ctx);
+                self.listen_anew(true, ctx);
             }
             return;
         }
@@ -151,7 +151,7 @@ impl Session {
         }
         self.tell_torrents(&NetworkChanged { are_lost, notice });
         if is_there {
-            self.listen_anew(ctx);
+            self.listen_anew(false, ctx);
         } else {
             self.fall_silent(ctx);
         }
@@ -170,8 +170,9 @@ impl Session {
         greeting
     }
 
-    /// Listens again where it was asked to, and then tells the plugins. What cannot be had is tried again later.
-    fn listen_anew(&mut self, ctx: &mut Context<Self>) {
+    /// Listens again where it was asked to, and then tells the plugins. What cannot be had is tried again later
+    /// (`is_again`), which is told to nobody before it can.
+    fn listen_anew(&mut self, is_again: bool, ctx: &mut Context<Self>) {
         let mut before = self.fall_silent(ctx);
         let (transports, asked) = (self.shared.transports.clone(), self.ears.asked.clone());
         let opening = async move {
@@ -179,10 +180,11 @@ impl Session {
             before.shutdown().await;
             Listening::open(&transports, &asked).await
         };
-        let opened = opening.into_actor(self).map(|opened, session, _| {
+        let opened = opening.into_actor(self).map(move |opened, session, _| {
             session.ears.opening = None;
             match opened {
                 Ok(listening) => session.listen(listening),
+                Err(reason) if is_again => return tracing::debug!("{reason}; it is tried again"),
                 Err(reason) => tracing::warn!("{reason}; it is tried again"),
             }
             session.tell_plugins(&News::NetworkChanged);

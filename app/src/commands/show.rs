@@ -45,8 +45,8 @@ struct File {
 
 /// Runs the command.
 pub(crate) async fn run(mut show: Show, common: &Common) -> Result<ExitCode> {
-    Settings::read(common)?.complete_proxy(&mut show.proxy);
-    let description = match Source::read(&show.source, &network::web(&show.proxy)?).await? {
+    Settings::read(common)?.complete_way(&mut show.way);
+    let description = match Source::read(&show.source, &network::web(&show.way)?).await? {
         Source::Torrent(metainfo) => of_torrent(&metainfo),
         Source::Magnet(magnet) => of_magnet(*magnet),
     };

@@ -45,8 +45,8 @@ struct File {
 
 /// Runs the command.
 pub(crate) async fn run(mut verify: Verify, common: &Common, mut interrupt: Interrupt) -> Result<ExitCode> {
-    Settings::read(common)?.complete_proxy(&mut verify.proxy);
-    let metainfo = Source::torrent(&verify.torrent, &network::web(&verify.proxy)?).await?;
+    Settings::read(common)?.complete_way(&mut verify.way);
+    let metainfo = Source::torrent(&verify.torrent, &network::web(&verify.way)?).await?;
     source::ensure_v1(&metainfo, "verify")?;
     let shown = escaped(&verify.folder.to_string_lossy()).into_owned();
     let folder = fs::metadata(&verify.folder).with_context(|| format!("cannot open the folder {shown}"))?;

@@ -224,6 +224,9 @@ fn what_cannot_be_held_is_refused_in_words() {
             let said = refused(&options)?;
             ensure!(said.contains(words), "{options:?}: {said}");
         }
+        // What only fetches from the web is held as well.
+        let said = refusal(&["show", "http://203.0.113.1/x.torrent", "--interface", "wg9"])?;
+        ensure!(said.contains("there is no interface wg9"), "{said}");
         Ok(())
     });
 }

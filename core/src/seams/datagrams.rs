@@ -69,6 +69,8 @@ pub struct Only {
     pub name: Arc<str>,
     /// The system's number of the device, another one when it was gone in between; `None` while it is gone.
     pub device: Option<u32>,
+    /// How often it has come or gone, so that an absence is noticed that was over before anybody looked.
+    pub changes: u64,
 }
 
 impl WaysOut {
@@ -79,7 +81,7 @@ impl WaysOut {
     /// Are connections over that were made while these were the ways out, now that they are others? Those that are bound
     /// to an interface are, if it or one of its addresses has gone.
     pub fn are_over(&self, now: &Self) -> bool {
-        let device = |ways: &Self| ways.only.as_ref().and_then(|only| only.device);
+        let device = |ways: &Self| ways.only.as_ref().map(|only| (only.device, only.changes));
         let has_lost = |(before, now): (&Option<IpAddr>, &Option<IpAddr>)| before.is_some() && before != now;
         self.only.is_some() && (device(self) != device(now) || self.from.iter().zip(&now.from).any(has_lost))
     }

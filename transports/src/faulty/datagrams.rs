@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -72,6 +72,9 @@ impl DatagramFactory for FaultyDatagrams {
     fn is_neighbour(&self, ip: IpAddr) -> bool {
         self.inner.is_neighbour(ip)
     }
+    fn gateway(&self, from: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.inner.gateway(from)
+    }
 }
 
 /// A socket behind a line.
@@ -101,6 +104,10 @@ impl Spoiled {
 impl Datagrams for Spoiled {
     fn local_addr(&self) -> SocketAddr {
         self.inner.local_addr()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.inner.is_lost()
     }
 
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {

@@ -81,8 +81,8 @@ pub(super) struct Answers {
     order: VecDeque<Mark>,
 }
 
-/// The name behind this stand-in is reached over IPv6, where a tracker's answer means something else (BEP 15): it cannot
-/// be passed on as one over IPv4.
+/// The name behind this stand-in is reached over the other family, where a tracker's answer means something else (BEP 15):
+/// it cannot be passed on as one over that of the stand-in.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OtherFamily(pub(super) IpAddr);
 
@@ -118,7 +118,7 @@ impl Answers {
             return Ok(from);
         }
         let stand_in = question.stand_in;
-        let is_other = stand_in.is_ipv4() && from.is_ipv6() && matches!(mark, Mark::Tracker(_));
+        let is_other = stand_in.is_ipv4() != from.is_ipv4() && matches!(mark, Mark::Tracker(_));
         if is_other { Err(OtherFamily(stand_in.ip())) } else { Ok(stand_in) }
     }
 }

@@ -20,7 +20,10 @@ use castanet_core::{
     },
 };
 use futures_util::future::BoxFuture;
-use tokio::{io::AsyncReadExt as _, time::sleep};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, sleep},
+};
 
 use super::{
     SocksTransport,
@@ -41,12 +44,22 @@ const LARGEST: usize = 65_535;
 pub struct SocksDatagrams {
     socks: Arc<SocksTransport>,
     inner: Arc<dyn DatagramFactory>,
+    refused: Arc<Mutex<Option<Refusal>>>,
+}
+
+/// That the proxy would not relay, which is not asked for again at once.
+#[derive(Debug, Clone)]
+struct Refusal {
+    kind: io::ErrorKind,
+    reason: String,
+    until: Instant,
+    pause: Duration,
 }
 
 impl SocksDatagrams {
     /// Asks the proxy of `socks` for relays, and speaks to them by sockets of `inner`.
     pub fn new(socks: Arc<SocksTransport>, inner: Arc<dyn DatagramFactory>) -> Self {
-        Self { socks, inner }
+        Self { socks, inner, refused: Arc::default() }
     }
 
     async fn associate(self) -> io::Result<Association> {
@@ -68,12 +81,34 @@ impl SocksDatagrams {
     }
 }
 
+impl SocksDatagrams {
+    /// Every peer that is dialled and every plugin wants a socket: a proxy without relays is not asked for each.
+    async fn associate_unless_refused(&self) -> io::Result<Association> {
+        let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = refused().clone();
+        if let Some(refusal) = before.as_ref().filter(|refusal| Instant::now() < refusal.until) {
+            return Err(io::Error::new(refusal.kind, refusal.reason.clone()));
+        }
+        let asked = self.clone().associate().await;
+        *refused() = asked.as_ref().err().map(|error| {
+            let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
+            Refusal { kind: error.kind(), reason: error.to_string(), until: Instant::now() + pause, pause }
+        });
+        asked
+    }
+}
+
 #[async_trait]
 impl DatagramFactory for SocksDatagrams {
     async fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn Datagrams>> {
-        let association = self.clone().associate().await?;
+        let association = self.associate_unless_refused().await?;
         let shared = Shared { link: Ok(association.link.clone()), answers: Answers::default() };
-        let reading = Reading { state: State::Up(association), pause: FIRST_PAUSE, buffer: vec![0; LARGEST] };
+        let reading = Reading {
+            state: State::Up(association),
+            since: Instant::now(),
+            pause: FIRST_PAUSE,
+            buffer: vec![0; LARGEST],
+        };
         let via = self.clone();
         Ok(Arc::new(Relayed { via, local, shared: Mutex::new(shared), reading: tokio::sync::Mutex::new(reading) }))
     }
@@ -119,6 +154,8 @@ struct Shared {
 
 struct Reading {
     state: State,
+    /// When the association was made.
+    since: Instant,
     /// The next one.
     pause: Duration,
     buffer: Vec<u8>,
@@ -148,12 +185,9 @@ impl Relayed {
                 State::Making(making) => match making.await {
                     Ok(association) => {
                         self.with(|shared| shared.link = Ok(association.link.clone()));
-                        (reading.state, reading.pause) = (State::Up(association), FIRST_PAUSE);
+                        (reading.state, reading.since) = (State::Up(association), Instant::now());
                     }
-                    Err(error) => {
-                        self.lost(reading, error.to_string(), reading.pause);
-                        reading.pause = (reading.pause * 2).min(LONGEST_PAUSE);
-                    }
+                    Err(error) => self.lost(reading, error.to_string()),
                 },
                 State::Up(Association { control, link }) => {
                     let lost = tokio::select! {
@@ -168,15 +202,20 @@ impl Relayed {
                         over = end(control) => over,
                     };
                     let reason = format!("the proxy {} relays no more, {lost}", self.via.socks.proxy);
-                    self.lost(reading, reason, Duration::ZERO);
+                    if reading.since.elapsed() >= LONGEST_PAUSE {
+                        reading.pause = FIRST_PAUSE;
+                    }
+                    self.lost(reading, reason);
                 }
             }
         };
         &reading.buffer[..length.min(LARGEST)]
     }
 
-    /// Begins to make the association again, after a pause.
-    fn lost(&self, reading: &mut Reading, reason: String, pause: Duration) {
+    /// Begins to make the association again, after a pause, which grows if it does not last.
+    fn lost(&self, reading: &mut Reading, reason: String) {
+        let pause = reading.pause;
+        reading.pause = (pause * 2).min(LONGEST_PAUSE);
         tracing::debug!(reason, "the proxy relays no datagrams");
         self.with(|shared| shared.link = Err(reason));
         let via = self.via.clone();
@@ -195,7 +234,7 @@ impl Relayed {
         match self.with(|shared| shared.answers.whose(payload, from)) {
             Ok(whose) => Some((whose, payload)),
             Err(OtherFamily(stand_in)) => {
-                self.via.socks.book.is_v6(stand_in);
+                self.via.socks.book.is_of_other_family(stand_in);
                 None
             }
         }

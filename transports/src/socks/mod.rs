@@ -74,9 +74,11 @@ impl SocksTransport {
         let fail = |reason: String| io::Error::other(format!("the proxy {} cannot be reached: {reason}", self.proxy));
         let found = self.resolver.resolve(&self.proxy.host).await.map_err(|error| fail(error.reason))?;
         let mut failed = "it has no address".to_owned();
-        for ip in found.into_iter().take(MOST_ADDRESSES) {
-            let options =
-                DialOptions { timeout: deadline.saturating_duration_since(Instant::now()), ..DialOptions::default() };
+        let left = found.len().min(MOST_ADDRESSES) as u32;
+        for (ip, left) in found.into_iter().zip((1..=left).rev()) {
+            // One that is dead leaves the others their share.
+            let timeout = deadline.saturating_duration_since(Instant::now()) / left;
+            let options = DialOptions { timeout, ..DialOptions::default() };
             match self.inner.dial(SocketAddr::new(ip, self.proxy.port), options).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failed = error.to_string(),
@@ -129,6 +131,10 @@ impl SocksTransport {
 impl Transport for SocksTransport {
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    fn includes(&self, name: &str) -> bool {
+        self.inner.includes(name)
     }
 
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {

@@ -50,7 +50,7 @@ impl NameBook {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What stands in for a name: IPv4, unless [`NameBook::is_v6`] was said of it.
+    /// What stands in for a name: IPv4, unless [`NameBook::is_of_other_family`] was said of it.
     fn stand_in(&self, name: &str) -> IpAddr {
         let name: Arc<str> = name.to_ascii_lowercase().into();
         self.with(|pages| match pages.by_name.get(&name).copied() {
@@ -82,14 +82,12 @@ impl NameBook {
         }
     }
 
-    /// The proxy reaches the name behind this stand-in over IPv6: from now on it gets one of that family, since what is
-    /// said by datagrams can depend on it.
-    pub(super) fn is_v6(&self, stand_in: IpAddr) {
+    /// The proxy reaches the name behind this stand-in over the other family: from now on it gets one of that, since what
+    /// is said by datagrams can depend on it.
+    pub(super) fn is_of_other_family(&self, stand_in: IpAddr) {
         self.with(|pages| {
-            if stand_in.is_ipv4()
-                && let Some(entry) = pages.by_stand_in.remove(&stand_in)
-            {
-                pages.write(entry.name, true);
+            if let Some(entry) = pages.by_stand_in.remove(&stand_in) {
+                pages.write(entry.name, stand_in.is_ipv4());
             }
         });
     }
@@ -190,13 +188,13 @@ mod tests {
         let ip = book.stand_in("a.example");
         assert_eq!(book.known_as(Target::Name("A.example".into(), 5)), Some(SocketAddr::new(ip, 5)));
         assert_eq!(book.known_as(Target::Name("b.example".into(), 5)), None);
-        book.is_v6(ip);
+        book.is_of_other_family(ip);
         let v6 = book.stand_in("a.example");
         assert!(v6.is_ipv6() && is_stand_in(v6));
         assert_eq!(book.target(SocketAddr::new(v6, 5)), name("a.example", 5));
         assert_eq!(book.target(SocketAddr::new(ip, 5)), None);
-        book.is_v6(v6);
-        assert_eq!(book.stand_in("a.example"), v6);
+        book.is_of_other_family(v6);
+        assert!(book.stand_in("a.example").is_ipv4(), "and back");
     }
 
     #[test]

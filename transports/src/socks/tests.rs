@@ -1,6 +1,9 @@
 //! Over the network in memory: a proxy that does what it should, and ones that do not.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use castanet_core::seams::datagrams::{DatagramFactory, Datagrams};
 use castanet_protocol::tracker::udp::connect_request;
@@ -361,7 +364,32 @@ async fn a_proxy_without_datagrams_says_so() {
     let (socks, _) = socks(&net, "");
     let factory = SocksDatagrams::new(socks, Arc::new(net.host(US.into())));
     for reason in ["does not know that command", "does not say where its relay is"] {
-        let error = factory.bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("the proxy proxy.test:1080 {reason}"));
+        // Only the first of them asks.
+        for _ in 0..3 {
+            let error = factory.bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+            assert_eq!(error.to_string(), format!("the proxy proxy.test:1080 {reason}"));
+        }
+        sleep(Duration::from_secs(1)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_agrees_and_hangs_up_is_asked_less_and_less_often() {
+    let net = MemoryNet::new(1);
+    let mut listener = net.host(PROXY.into()).listen(at(PROXY, 1080)).await.unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let _task = tokio::spawn(async move {
+        loop {
+            let mut connection = listener.incoming.next().await.unwrap().unwrap();
+            connection.io.write_all(&[5, 0, 5, 0, 0, 1, 10, 0, 0, 9, 0, 9]).await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let (datagrams, _) = datagrams(&net).await;
+    let mut buffer = [0; 100];
+    let heard = tokio::time::timeout(Duration::from_secs(600), datagrams.recv_from(&mut buffer)).await;
+    assert!(heard.is_err(), "there is nothing to hear");
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((8..20).contains(&asked), "{asked} times in ten minutes");
 }

@@ -6,7 +6,7 @@ use castanet_protocol::diagnosis::ReasonKind;
 use super::*;
 
 fn held(ip: Option<[u8; 4]>, device: u32) -> WaysOut {
-    let only = Only { name: "wg0".into(), device: ip.map(|_| device) };
+    let only = Only { name: "wg0".into(), device: ip.map(|_| device), changes: 0 };
     WaysOut { from: [ip.map(Into::into), None], only: Some(only) }
 }
 

@@ -5,7 +5,7 @@ mod heard;
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use castanet_core::{Bitfield, BlockRef, Geometry, Moment, PieceIndex};
+use castanet_core::{Bitfield, BlockRef, Geometry, Moment, PieceIndex, addr::is_stand_in};
 
 use super::{
     CloseReason, Haves, Input, Output, PeerConfig,
@@ -143,7 +143,7 @@ impl PeerMachine {
                 .collect(),
             client: extension::CLIENT.into(),
             port: Some(self.config.listen_port).filter(|port| *port != 0),
-            your_ip: Some(self.config.remote),
+            your_ip: Some(self.config.remote).filter(|ip| !is_stand_in(*ip)),
             queue: Some(MOST_REMOTE_REQUESTS),
             metadata_size: self.config.metadata_size,
             upload_only: self.is_seed(),
