@@ -317,8 +317,8 @@ impl EngineBuilder {
     /// Starts the engine.
     ///
     /// # Errors
-    /// If it cannot listen where it was told to, or the state folder cannot be used, or a proxy cannot carry what was
-    /// asked for by name.
+    /// If it cannot listen where it was told to, or the state folder cannot be used, or a plugin is wrongly set up, or a
+    /// proxy cannot carry what was asked for by name.
     pub async fn start(self) -> Result<Engine, Error> {
         Engine::start(self.behind_its_proxy()?).await
     }

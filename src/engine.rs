@@ -1,6 +1,12 @@
 //! The engine: a session of actors in a thread of its own.
 
-use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use actix::{Actor as _, Addr};
 use castanet_actors::{
@@ -10,10 +16,13 @@ use castanet_actors::{
         Shutdown,
     },
     placement::Placement,
-    session::{Listening, Session},
+    session::{Listening, Registered, Session},
     shared::{Config, Parts, Shared},
 };
-use castanet_core::{TorrentId, seams::resume::ResumeStore};
+use castanet_core::{
+    TorrentId,
+    seams::{means::Means, resume::ResumeStore},
+};
 use castanet_protocol::portmap::{PortMapping, Report as PortReport};
 use castanet_storage::resume::{FileResumeStore, MemoryResumeStore};
 use tokio::sync::{oneshot, watch};
@@ -137,6 +146,14 @@ impl Engine {
 /// What an engine is made of.
 type Opened = (Addr<Session>, Vec<SocketAddr>, watch::Receiver<Option<PortReport>>);
 
+/// Is this plugin well set up? A panic is the session's to deal with, as all of a plugin's are.
+fn try_out(Registered { build, settings, .. }: &Registered, means: &Means) -> Result<(), Error> {
+    match catch_unwind(AssertUnwindSafe(|| build(means, settings))) {
+        Ok(Err(error)) => Err(Error::Start(error.to_string())),
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}
+
 async fn open(builder: EngineBuilder) -> Result<Opened, Error> {
     let start = |reason: String| Error::Start(reason);
     let Ways { transports, means, swarms } = Ways::of(&builder)?;
@@ -145,6 +162,9 @@ async fn open(builder: EngineBuilder) -> Result<Opened, Error> {
         (None, Some(folder)) => Arc::new(FileResumeStore::new(folder.join("resume"))),
         (None, None) => Arc::new(MemoryResumeStore::new()),
     };
+    for plugin in &builder.plugins {
+        try_out(plugin, &means)?;
+    }
     let mut opened = Err(String::new());
     for addrs in builder.listen.attempts() {
         opened = Listening::open(&transports, &addrs).await;

@@ -10,7 +10,7 @@ use castanet::{MappingMethod, Priority};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use globset::Glob;
 
-use crate::values;
+use crate::values::{self, PluginSetting};
 
 /// Downloads and seeds torrents.
 #[derive(Debug, Parser)]
@@ -223,6 +223,9 @@ pub(crate) struct Network {
     /// A discovery plugin that is another program (repeatable); `castanet plugins check` tries one
     #[arg(long, value_name = "NAME=COMMAND", value_parser = values::plugin)]
     pub(crate) plugin: Vec<(String, String)>,
+    /// A setting of a discovery plugin (repeatable); its page or source lists them
+    #[arg(long, value_name = "NAME.KEY=VALUE", value_parser = values::plugin_setting)]
+    pub(crate) plugin_setting: Vec<PluginSetting>,
     /// A DHT node to begin with, instead of the well-known ones (repeatable)
     #[arg(long, value_name = "HOST:PORT", value_parser = values::host_and_port)]
     pub(crate) dht_bootstrap: Vec<String>,

@@ -54,6 +54,9 @@ pub(crate) struct Settings {
     /// Discovery plugins in other programs. Default: none. Example: ["friends=python3 friends.py"]
     plugin: Option<Vec<String>>,
 
+    /// Settings of discovery plugins. Default: none. Example: ["dht.always=true"]
+    plugin_setting: Option<Vec<String>>,
+
     /// Whether the router is asked to let peers in: "on" (by PCP, NAT-PMP or UPnP), "off", or by "pcp", "nat-pmp" or "upnp"
     /// alone. Default: "on".
     port_mapping: Option<PortMapping>,
@@ -107,6 +110,8 @@ impl Settings {
         network.plugins = network.plugins.take().or_else(|| self.plugins.clone());
         network.exempt_lan |= self.exempt_lan.unwrap_or_default();
         fill_all(&mut network.plugin, "plugin", self.plugin.as_deref(), values::plugin)?;
+        let settings = self.plugin_setting.as_deref();
+        fill_all(&mut network.plugin_setting, "plugin_setting", settings, values::plugin_setting)?;
         fill_all(&mut network.dht_bootstrap, "dht_bootstrap", self.dht_bootstrap.as_deref(), values::host_and_port)?;
         fill(&mut network.max_down, "max_down", self.max_down.as_deref(), values::bytes)?;
         fill(&mut network.max_up, "max_up", self.max_up.as_deref(), values::bytes)

@@ -8,6 +8,7 @@ use castanet::{BUILTIN_PLUGINS, Engine, EngineBuilder, Listen, Proxy, Torrent};
 use crate::{
     args::{Network, PortMapping, Way},
     output,
+    values::PluginSetting,
 };
 
 /// The plugins that ask trackers.
@@ -53,6 +54,14 @@ pub(crate) fn engine(network: &Network, state: Option<PathBuf>) -> Result<Engine
     }
     for name in network.plugins.iter().flatten() {
         builder = builder.enable_plugin(name);
+    }
+    for PluginSetting { plugin, key, value } in &network.plugin_setting {
+        ensure!(
+            names().any(|known| known == plugin),
+            "--plugin-setting {plugin}.{key}: there is no discovery plugin `{}`",
+            plugin.escape_debug()
+        );
+        builder = builder.plugin_setting(plugin, key, value);
     }
     if !network.dht_bootstrap.is_empty() {
         for plugin in DHT {

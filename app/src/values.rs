@@ -96,6 +96,25 @@ pub(crate) fn plugin(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A setting of a discovery plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PluginSetting {
+    pub(crate) plugin: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+/// `NAME.KEY=VALUE`. Which keys there are is the plugin's own matter.
+pub(crate) fn plugin_setting(text: &str) -> Result<PluginSetting, String> {
+    let wrong = || format!("`{}` is not NAME.KEY=VALUE, such as dht.always=true", text.escape_debug());
+    let (setting, value) = text.split_once('=').ok_or_else(wrong)?;
+    let (plugin, key) = setting.split_once('.').ok_or_else(wrong)?;
+    if plugin.is_empty() || key.is_empty() {
+        return Err(wrong());
+    }
+    Ok(PluginSetting { plugin: plugin.to_owned(), key: key.to_owned(), value: value.to_owned() })
+}
+
 /// A URL of a tracker or a web seed.
 pub(crate) fn url(text: &str) -> Result<String, String> {
     let is_url = text.split_once("://").is_some_and(|(scheme, rest)| {
@@ -210,6 +229,11 @@ mod tests {
             assert!(host_and_port(bad).is_err(), "{bad}");
         }
         assert_eq!(plugin("a-1=b c=d"), Ok(("a-1".into(), "b c=d".into())));
+        let setting = plugin_setting("dht.bootstrap=a.example:1=").unwrap();
+        assert_eq!([setting.plugin, setting.key, setting.value], ["dht", "bootstrap", "a.example:1="]);
+        for bad in ["", "dht", "dht=x", "dht.=x", ".x=y", "dht.x"] {
+            assert!(plugin_setting(bad).is_err(), "{bad}");
+        }
         for bad in ["", "a", "=b", "a=", "A=b", "fixed=b", "a b=c"] {
             assert!(plugin(bad).is_err(), "{bad}");
         }

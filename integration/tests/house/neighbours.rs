@@ -45,8 +45,9 @@ impl Discovery for Neighbours {
             let peers = peers.clone();
             async move {
                 tokio::time::sleep(pause).await;
-                // Rests while nobody is wanted; an error means that the torrent is gone, and ends the stream.
+                // Rests while nobody is wanted. An error means that the torrent is gone, and ends the stream.
                 progress.wait_for(|progress| progress.wanted > 0).await.ok()?;
+                progress.has_changed().ok()?;
                 Some((Ok(Found::Peers(peers)), (progress, AGAIN)))
             }
         })))
