@@ -34,6 +34,10 @@ struct State {
     wakers: BTreeMap<MemberKey, Arc<Notify>>,
     /// Who watches the time for all who wait. Somebody, if anybody waits.
     leader: Option<MemberKey>,
+    /// Until when it sleeps.
+    sleeps_until: Moment,
+    /// How often the limits have changed.
+    changes: u64,
 }
 
 impl State {
@@ -67,7 +71,13 @@ impl Throttle {
         let is_limited = AtomicBool::new(turns.is_limited());
         Self(Arc::new(Shared {
             is_limited,
-            state: Mutex::new(State { turns, wakers: BTreeMap::new(), leader: None }),
+            state: Mutex::new(State {
+                turns,
+                wakers: BTreeMap::new(),
+                leader: None,
+                sleeps_until: Moment::ZERO,
+                changes: 0,
+            }),
             clock,
         }))
     }
@@ -95,6 +105,7 @@ impl Throttle {
         self.with(|state, now| {
             let answer = act(&mut state.turns, now);
             self.0.is_limited.store(state.turns.is_limited(), Relaxed);
+            state.changes += 1;
             state.grant(now);
             // It may have to wake at another time.
             state.leader.inspect(|leader| state.wake(*leader));
@@ -214,8 +225,21 @@ impl PeerThrottle {
         loop {
             let (granted, wakes) = self.with(|state, now| {
                 state.grant(now);
-                let wakes = state.leader.is_none_or(|leader| leader == self.key).then(|| state.turns.deadline());
-                (state.turns.take(self.key), wakes.map(|at| at.since(now)))
+                let (granted, due) = (state.turns.take(self.key), state.turns.deadline());
+                match state.leader.filter(|leader| *leader != self.key) {
+                    None => {
+                        state.sleeps_until = due;
+                        (granted, Some(due.since(now)))
+                    }
+                    Some(leader) => {
+                        // Who comes now may be due sooner than all who were waiting when it fell asleep.
+                        if due < state.sleeps_until {
+                            state.sleeps_until = due;
+                            state.wake(leader);
+                        }
+                        (granted, None)
+                    }
+                }
             });
             match (granted, wakes) {
                 (1.., _) => return usize::try_from(granted).unwrap_or(usize::MAX).min(bytes),
@@ -228,11 +252,16 @@ impl PeerThrottle {
             }
         }
     }
-    /// Waits until all of `bytes` may pass.
+    /// Waits until all of `bytes` may pass. If the limits change meanwhile the rest is not waited for: it was taken in at
+    /// the old ones.
     pub async fn pass_all(&self, bytes: usize) {
-        let mut left = bytes;
+        let changes = || self.with(|state, _| state.changes);
+        let (mut left, before) = (bytes, changes());
         while left > 0 {
             left -= self.pass(left, false).await.min(left);
+            if changes() != before {
+                return;
+            }
         }
     }
 
@@ -276,6 +305,22 @@ mod tests {
         };
         tokio::join!(one.pass_all(100_000), other.pass_all(100_000), lifting);
         assert!(clock.now().as_secs_f64() < 3.1 && !one.is_limited());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_torrent_that_waits_long_holds_up_no_other() {
+        let clock = clock();
+        let throttle = Throttle::new(None, None, clock.clone());
+        let (slow, fast) = (throttle.torrent(Some(1), None), throttle.torrent(Some(1 << 20), None));
+        let (of_slow, of_fast) = (slow.connection(), fast.connection());
+        let leading = of_slow.pass_all(100_000);
+        let passing = async {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            of_fast.pass_all(10 << 20).await;
+        };
+        tokio::select! { () = leading => panic!("100 KB at 1 B/s"), () = passing => {} }
+        let took = clock.now().as_secs_f64();
+        assert!((10.5..11.5).contains(&took), "{took}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -54,6 +54,14 @@ pub fn is_dialable(addr: SocketAddr) -> bool {
     is_host && addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
 }
 
+/// Whose address it is, as far as limits go: of IPv6 a host has a whole /64.
+pub fn host_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) if !ip.is_loopback() => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
+    }
+}
+
 /// Is this an address of the machine itself or of a private network: loopback, private, link-local, unique local?
 pub fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {

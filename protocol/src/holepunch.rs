@@ -154,6 +154,11 @@ pub struct Holepunch {
     output: VecDeque<Output>,
 }
 
+/// The time of a bucket that counts minutes where it says seconds.
+fn in_minutes(now: Moment) -> Moment {
+    Moment(now.0 / 60)
+}
+
 /// Is this an address under which others can mean somebody?
 fn is_meant(addr: SocketAddr) -> bool {
     is_dialable(addr) && !is_stand_in(addr.ip())
@@ -164,7 +169,7 @@ impl Holepunch {
     pub fn joined(&mut self, remote: SocketAddr, contact: SocketAddr, understands: bool, now: Moment) {
         // A stand-in means nothing to anybody else.
         if understands && is_meant(contact) {
-            let a_minute = TokenBucket::full(Some(MOST_A_MINUTE), now);
+            let a_minute = TokenBucket::full(Some(MOST_A_MINUTE), in_minutes(now));
             self.speakers.insert(remote, Speaker { contact, heard: a_minute });
         } else {
             self.others.insert(remote, contact);
@@ -194,8 +199,7 @@ impl Holepunch {
     pub fn heard(&mut self, from: SocketAddr, payload: &[u8], now: Moment) {
         let Some(message) = Message::decode(payload) else { return };
         let Some(speaker) = self.speakers.get_mut(&from) else { return };
-        // The bucket counts minutes where it says seconds.
-        if speaker.heard.take(1, Moment(now.0 / 60)).is_err() {
+        if speaker.heard.take(1, in_minutes(now)).is_err() {
             return;
         }
         let contact = speaker.contact;
@@ -288,6 +292,15 @@ mod tests {
         relay.heard(one, &rendezvous(other), Moment::ZERO);
         let expected = [say(other, Kind::Connect, at("192.0.2.1:6881")), say(one, Kind::Connect, other)];
         assert_eq!(all(&mut relay), expected);
+    }
+
+    #[test]
+    fn who_comes_late_is_heard_at_once() {
+        let (mut relay, [one, other]) = (Holepunch::default(), [at("192.0.2.1:6881"), at("198.51.100.7:6881")]);
+        let now = Moment::from_secs(3600);
+        [one, other].into_iter().for_each(|peer| relay.joined(peer, peer, true, now));
+        relay.heard(one, &rendezvous(other), now);
+        assert_eq!(all(&mut relay).len(), 2);
     }
 
     #[test]

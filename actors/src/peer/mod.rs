@@ -315,7 +315,10 @@ impl Actor for Peer {
         self.outgoing = Some(outgoing);
         let (shared, held) = (self.shared.clone(), self.held.clone());
         ctx.spawn(read_loop(reader, early, me.clone(), shared, limits.down, held).into_actor(self));
-        ctx.spawn(write_loop(writer, frames, me.recipient(), limits.up, self.overtakes).into_actor(self));
+        ctx.spawn(
+            write_loop(writer, frames, me.recipient(), limits.up, self.shared.clock.clone(), self.overtakes)
+                .into_actor(self),
+        );
         ctx.run_interval(REPORT, |peer, _| peer.report());
         self.feed(Input::Timeout, &mut Permit::default(), ctx);
     }

@@ -12,7 +12,7 @@ use castanet_core::{
     Moment,
     seams::{means::Clock, transport::ReadHalf},
 };
-use castanet_protocol::wire::HANDSHAKE_LENGTH;
+use castanet_protocol::{rate::TokenBucket, wire::HANDSHAKE_LENGTH};
 use tokio::io::AsyncReadExt;
 
 use super::{Peer, PeerShared};
@@ -32,6 +32,10 @@ const MUCH: usize = 512 * 1024;
 /// How long a connection may hold memory for bytes that do not come. Short: many slow peers must not hold all of it, and
 /// the first bytes after a pause can be read without.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// Control messages of so many bytes a second never wait; those beyond wait like blocks, or a flood of them would stop
+/// everybody's.
+pub(super) const FREE_CONTROL: u64 = 4096;
 
 /// How long the read loop has left unread what the remote sends, because of a limit: not the remote's fault.
 #[derive(Debug, Clone, Default)]
@@ -65,25 +69,29 @@ pub(super) async fn read_loop(
     if let Some(limit) = &limit {
         limit.charge(HANDSHAKE_LENGTH + early.len());
     }
+    let mut free = TokenBucket::saving(Duration::from_secs(1), Some(FREE_CONTROL), shared.clock.now());
     let mut buffer = Buffer { bytes: early, is_large: false };
     let mut permit = Permit::default();
     let mut under_way = 0;
     let mut is_early = !buffer.bytes.is_empty();
     loop {
         if !std::mem::take(&mut is_early) {
-            buffer = buffer.with_room(under_way, &shared);
+            let most = limit.as_ref().map_or(usize::MAX, PeerThrottle::bite);
+            buffer = buffer.with_room(under_way.min(most), &shared);
             if under_way > 0 {
                 shared.budget.top_up(&mut permit, buffer.bytes.capacity().div_ceil(UNIT)).await;
             }
-            let most = limit.as_ref().map_or(usize::MAX, PeerThrottle::bite);
             match read(&mut reader, &mut buffer.bytes, &mut permit, under_way > 0, most).await {
                 Ok(0) => return end("the peer closed the connection".into()),
                 Ok(bytes) => {
                     if let Some(limit) = limit.as_ref().filter(|limit| limit.is_limited()) {
                         // Where no block is due there are only control messages, which must not wait behind blocks.
-                        match under_way {
-                            0 => limit.charge(bytes),
-                            _ => held.during(&shared.clock, limit.pass_all(bytes)).await,
+                        if under_way == 0 && free.take(bytes as u64, shared.clock.now()).is_ok() {
+                            limit.charge(bytes);
+                        } else {
+                            // Others may have the memory that nothing is in yet.
+                            permit = permit.split(buffer.bytes.len());
+                            held.during(&shared.clock, limit.pass_all(bytes)).await;
                         }
                     }
                 }

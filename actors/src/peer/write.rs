@@ -1,16 +1,18 @@
 //! The write loop of a connection.
 //!
 //! Gathers what waits into one vectored write. Under a limit blocks wait for their turn, and a block that has begun is
-//! finished before others begin; control messages are counted but wait for nobody, and go before blocks that have not begun.
+//! finished before others begin; control messages are counted but wait for nobody unless there are very many, and go before
+//! blocks that have not begun.
 
-use std::{collections::VecDeque, io::IoSlice, iter};
+use std::{collections::VecDeque, io::IoSlice, iter, time::Duration};
 
 use actix::prelude::*;
 use bytes::{Buf, Bytes};
-use castanet_core::seams::transport::WriteHalf;
-use castanet_protocol::wire::HANDSHAKE_LENGTH;
+use castanet_core::seams::{means::Clock, transport::WriteHalf};
+use castanet_protocol::{rate::TokenBucket, wire::HANDSHAKE_LENGTH};
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
+use super::read::FREE_CONTROL;
 use crate::{mail::tell, messages::peer::BytesWritten, throttle::PeerThrottle};
 
 /// Frames taken at a time.
@@ -121,11 +123,13 @@ pub(super) async fn write_loop(
     mut frames: mpsc::Receiver<Frame>,
     me: Recipient<BytesWritten>,
     limit: Option<PeerThrottle>,
+    clock: Clock,
     overtakes: bool,
 ) {
     if let Some(limit) = &limit {
         limit.charge(HANDSHAKE_LENGTH);
     }
+    let mut free = TokenBucket::saving(Duration::from_secs(1), Some(FREE_CONTROL), clock.now());
     let mut outbox = Outbox::new(overtakes);
     let mut batch = Vec::with_capacity(MOST_FRAMES);
     // What may leave of what is next, under a limit.
@@ -146,10 +150,11 @@ pub(super) async fn write_loop(
                 outbox.push(frame, true);
             }
             match outbox.next() {
-                Next::Control(bytes) => {
+                Next::Control(bytes) if free.take(bytes as u64, clock.now()).is_ok() => {
                     limit.charge(bytes);
                     paid = bytes;
                 }
+                Next::Control(bytes) => paid = limit.pass(bytes, true).await,
                 Next::Block { bytes, begun } => tokio::select! {
                     biased;
                     granted = limit.pass(bytes, begun) => paid = granted,

@@ -7,10 +7,13 @@
 use std::{collections::BTreeMap, io, mem, net::SocketAddr, sync::Arc};
 
 use actix::prelude::*;
-use castanet_core::seams::{
-    datagrams::WaysOut,
-    discovery::News,
-    transport::{Listener, Transport, TransportError},
+use castanet_core::{
+    addr::host_of,
+    seams::{
+        datagrams::WaysOut,
+        discovery::News,
+        transport::{Listener, Transport, TransportError},
+    },
 };
 use castanet_protocol::wire::{Handshake, Reserved};
 use futures_util::StreamExt as _;
@@ -210,7 +213,7 @@ async fn welcome(mut listener: Listener, shared: Shared) {
             hosts.remove(&ended.map_or_else(|panicked| panicked.id(), |(task, ())| task));
         }
         let Ok(mut connection) = next else { continue };
-        let host = connection.remote.ip();
+        let host = host_of(connection.remote.ip());
         let is_crowd = !host.is_loopback() && hosts.values().filter(|other| **other == host).count() >= MOST_OF_A_HOST;
         if greeted.len() >= MOST_GREETED || is_crowd {
             continue;

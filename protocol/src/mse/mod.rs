@@ -20,6 +20,8 @@ pub use self::{cipher::Cipher, initiator::Initiator, responder::Responder};
 
 /// How a connection that is not encrypted begins (BEP 3).
 const PLAIN: &[u8; 20] = b"\x13BitTorrent protocol";
+/// Bytes of a public key, with which either side begins.
+pub const KEY_LENGTH: usize = dh::LENGTH;
 /// Most random bytes behind each step.
 const MOST_PADDING: usize = 512;
 /// The "verification constant": eight zeros, by which each end finds the beginning of what is encrypted.

@@ -20,6 +20,9 @@ const TRIES: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_secs(120);
 /// The shortest lifetime that is believed: nobody makes us ask more often than every five seconds.
 const SHORTEST: Duration = Duration::from_secs(10);
+/// The pause before a router that has forgotten us is asked again; it doubles, so many times.
+const FORGOTTEN_PAUSE: Duration = Duration::from_secs(1);
+const MOST_DOUBLINGS: u32 = 8;
 /// The shortest pause before a renewal that nobody answered is tried again.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
@@ -56,6 +59,8 @@ pub(super) struct Control {
     probe_at: Moment,
     /// What the router's clock showed, and when that was.
     epoch: Option<(u32, Moment)>,
+    /// How often in a row its clock has shown that it has forgotten us.
+    forgotten: u32,
     standing: Standing,
 }
 
@@ -73,6 +78,7 @@ impl Control {
             expires_at: Moment::NEVER,
             probe_at: Moment::NEVER,
             epoch: None,
+            forgotten: 0,
             standing: Standing::Asking,
         };
         control.ask_for_all();
@@ -94,8 +100,10 @@ impl Control {
 
     /// Takes back what was granted.
     pub(super) fn leave(&mut self) {
-        self.asked = None;
-        let granted = Layer::BOTH.into_iter().filter(|layer| self.granted.of(*layer).is_some());
+        // What was asked for and not answered yet may be granted all the same.
+        let asked = self.asked.take().map(|asked| asked.errand);
+        let is_there = |layer: &Layer| self.granted.of(*layer).is_some() || asked == Some(Errand::Map(*layer));
+        let granted = Layer::BOTH.into_iter().filter(is_there);
         self.errands = granted.map(Errand::Unmap).collect();
         self.standing = if self.errands.is_empty() { Standing::Over } else { Standing::Asking };
     }
@@ -195,10 +203,14 @@ impl Control {
             }
             About::Mapped { .. } => {}
         }
-        if has_forgotten && !matches!(errand, Errand::Unmap(_)) {
-            self.ask_for_all();
-        }
         self.settle(errand, now);
+        if has_forgotten && !matches!(errand, Errand::Unmap(_)) {
+            // A clock that is odd is no reason to ask on and on.
+            self.renew_at = self.renew_at.min(now + FORGOTTEN_PAUSE * 2u32.pow(self.forgotten));
+            self.forgotten = (self.forgotten + 1).min(MOST_DOUBLINGS);
+        } else if errand == Errand::Look {
+            self.forgotten = 0;
+        }
     }
 
     /// It went wrong, perhaps only because nobody answered.
@@ -209,7 +221,9 @@ impl Control {
             Errand::Unmap(_) => {}
             // Some do not say how they are; the renewals will tell.
             Errand::Look if is_open && self.renew_at != Moment::NEVER => {
-                self.probe_at = Moment::NEVER;
+                // One that did not answer this time may be starting anew.
+                let is_new = is_silence && self.epoch.is_some();
+                self.probe_at = if is_new { now + PROBE_EVERY } else { Moment::NEVER };
                 return;
             }
             _ if is_open && is_silence && now < self.expires_at => {

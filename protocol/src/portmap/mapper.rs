@@ -78,12 +78,25 @@ pub struct Mapper {
     /// Which of the methods is tried.
     at: usize,
     way: Way,
+    /// Why it is given up, while what it has granted is taken back.
+    failing: Option<String>,
     /// What came of those before.
     failures: Vec<String>,
     pause: Duration,
     reports: VecDeque<Report>,
     open: Option<OpenPort>,
     is_leaving: bool,
+}
+
+impl Way {
+    /// Takes back what is granted, and is over then.
+    fn leave(&mut self) {
+        match self {
+            Self::Control(control) => control.leave(),
+            Self::Igd(igd) => igd.leave(),
+            Self::Rest(_) | Self::Over => *self = Self::Over,
+        }
+    }
 }
 
 impl Mapper {
@@ -99,6 +112,7 @@ impl Mapper {
             seed,
             at: 0,
             way: Way::Rest(now),
+            failing: None,
             failures: Vec::new(),
             pause: FIRST_PAUSE,
             reports: VecDeque::new(),
@@ -135,11 +149,7 @@ impl Mapper {
             (Input::Answered(answer), Way::Igd(igd)) => igd.answered(answer, now),
             (Input::Leave, way) => {
                 self.is_leaving = true;
-                match way {
-                    Way::Control(control) => control.leave(),
-                    Way::Igd(igd) => igd.leave(),
-                    _ => *way = Way::Over,
-                }
+                way.leave();
             }
             _ => {}
         }
@@ -182,7 +192,15 @@ impl Mapper {
                     self.pause = FIRST_PAUSE;
                     self.reports.push_back(Report::Open(open));
                 }
-                Standing::Failed(reason) => self.failed(&reason, now),
+                // What it has granted is taken back before another way is tried.
+                Standing::Failed(reason) if self.failing.is_none() => {
+                    self.failing = Some(reason);
+                    self.way.leave();
+                }
+                Standing::Failed(_) | Standing::Over => {
+                    let reason = self.failing.take().unwrap_or_default();
+                    self.failed(&reason, now);
+                }
                 _ => return None,
             }
         }

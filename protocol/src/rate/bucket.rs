@@ -64,6 +64,14 @@ impl TokenBucket {
         Ok(())
     }
 
+    /// The same, and goes no deeper into debt by it than what flows in so much time: what cannot be held up must not hold
+    /// up the rest for ever.
+    pub fn charge_within(&mut self, most: Duration, bytes: u64, now: Moment) {
+        let before = self.full;
+        self.charge(bytes, now);
+        self.full = self.full.min((now + self.burst + most).max(before));
+    }
+
     /// Takes `bytes` in any case, as when they have arrived already.
     pub fn charge(&mut self, bytes: u64, now: Moment) {
         if let Some(rate) = self.rate {
@@ -78,6 +86,16 @@ mod tests {
 
     use super::super::tests::{KIB, ms};
     use super::*;
+
+    #[test]
+    fn what_does_not_wait_goes_into_debt_for_so_long_at_most() {
+        let mut bucket = TokenBucket::new(Some(KIB), ms(0));
+        (0..100).for_each(|_| bucket.charge_within(Duration::from_secs(1), 10 * KIB, ms(0)));
+        assert_eq!(bucket.ready(), ms(1000));
+        bucket.charge(10 * KIB, ms(0));
+        bucket.charge_within(Duration::from_secs(1), KIB, ms(0));
+        assert_eq!(bucket.ready(), ms(11_000), "what was owed before is owed");
+    }
 
     #[test]
     fn a_large_frame_passes_a_small_bucket_and_is_paid_for() {

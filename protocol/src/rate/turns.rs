@@ -17,6 +17,9 @@ use super::{bucket::TokenBucket, queue::Queue};
 
 /// How long buckets save up: longer than a busy machine lets a timer wait, and one hundredth of ten seconds.
 const SAVED: Duration = Duration::from_millis(100);
+/// The debt that bytes can make which do not wait for their turn. So long is made up for; what is beyond is not, or who
+/// makes others send control messages could stop all blocks.
+const MOST_DEBT: Duration = Duration::from_secs(1);
 /// What all members together have received and not paid for is at most this part of a second's bytes: one hundredth of ten
 /// seconds' ...
 const UNPAID: u64 = 10;
@@ -256,7 +259,7 @@ impl Turns {
         }
     }
 
-    /// Bytes moved that could not wait; what comes after them waits the longer.
+    /// Bytes moved that could not wait; what comes after them waits the longer, by a second at most.
     pub fn charge(&mut self, key: MemberKey, bytes: u64, now: Moment) {
         self.pay(key, bytes, false, now);
     }
@@ -291,14 +294,18 @@ impl Turns {
     }
 
     fn pay(&mut self, key: MemberKey, bytes: u64, in_turn: bool, now: Moment) {
+        let charge = |bucket: &mut TokenBucket| match in_turn {
+            true => bucket.charge(bytes, now),
+            false => bucket.charge_within(MOST_DEBT, bytes, now),
+        };
         let Some(member) = self.members.get_mut(&key) else { return };
-        member.bucket.charge(bytes, now);
+        charge(&mut member.bucket);
         let name = member.group;
         if let Some(group) = self.groups.get_mut(&name) {
-            group.bucket.charge(bytes, now);
+            charge(&mut group.bucket);
             group.queue.count(key, bytes, in_turn);
         }
-        self.bucket.charge(bytes, now);
+        charge(&mut self.bucket);
         self.queue.count(name, bytes, in_turn);
     }
 

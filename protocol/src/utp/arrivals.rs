@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::packet::Sack;
+use super::{connection::LARGEST_V4, packet::Sack};
 
 /// Numbers after the next one that are kept.
 const FARTHEST: u64 = 1024;
@@ -63,7 +63,9 @@ impl Arrivals {
             return Arrival::Known;
         }
         let is_beyond = self.last.is_some_and(|last| number > last || (is_last && number != last));
-        if is_beyond || number > self.next + FARTHEST || payload.len() > self.window() {
+        // What comes early leaves room for the one that all wait for.
+        let kept_free = if number > self.next { LARGEST_V4 } else { 0 };
+        if is_beyond || number > self.next + FARTHEST || payload.len() + kept_free > self.window() {
             return Arrival::Dropped;
         }
         if is_last {

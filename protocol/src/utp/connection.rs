@@ -29,6 +29,8 @@ const BURST: Duration = Duration::from_millis(2);
 /// How much faster than the window is used up packets leave, so that the window stays what limits; and while it doubles.
 const PACE: f64 = 1.25;
 const PACE_DOUBLING: f64 = 2.0;
+/// Acknowledgements that have overtaken this one, so many at most, or it is made up.
+const MOST_OVERTAKEN: u64 = 64;
 /// Steps of the search for the largest packet that arrives that are too small to be worth it, in bytes.
 const MTU_STEP: usize = 16;
 /// Packets may be so large to begin with: IPv6 carries 1,280 bytes everywhere, and IPv4 hardly anywhere less.
@@ -172,8 +174,8 @@ impl Connection {
             return;
         }
         if header.kind == Kind::Reset {
-            let is_answer = expand(self.flight.next_number(), header.ack) < self.flight.next_number();
-            if is_answer || self.state == State::SynSent {
+            let ack = expand(self.flight.next_number(), header.ack);
+            if self.may_be_acked(ack) || self.state == State::SynSent {
                 self.end(if self.state == State::SynSent { End::Refused } else { End::Reset });
             }
             return;
@@ -186,13 +188,20 @@ impl Connection {
             self.state = State::Open;
             self.arrivals = Arrivals::new(BASE + u64::from(header.number), self.arrivals.window());
         }
+        // Who has asked in another's name has not seen our number.
+        if !self.may_be_acked(ack) || (self.state == State::SynReceived && ack + 1 != self.flight.next_number()) {
+            return;
+        }
+        let is_newest = ack + 1 >= self.flight.first_number();
         let (under_way, window) = (self.flight.bytes(), self.ledbat.window());
         // What waits for its turn to leave is held back by the window as well.
         let was_full = under_way + self.size > window || (!self.unsent.is_empty() && 2 * under_way > window);
         let is_bare = header.kind == Kind::State;
         let Some(acked) = self.flight.ack(ack, &header.sack, is_bare, now) else { return };
         self.told_time(header, now);
-        self.window = header.window as usize;
+        if is_newest {
+            self.window = header.window as usize;
+        }
         if self.window < self.size {
             // It is there, and has no room.
             self.flight.timeouts = 0;
@@ -213,6 +222,12 @@ impl Connection {
         if !is_bare {
             self.arrived(header, payload, now);
         }
+    }
+
+    /// Is it an acknowledgement that the other side can have sent lately? A reset may name the next number as well: it answers
+    /// what has none of its own.
+    fn may_be_acked(&self, ack: u64) -> bool {
+        ack + 1 + MOST_OVERTAKEN >= self.flight.first_number() && ack <= self.flight.next_number()
     }
 
     fn arrived(&mut self, header: &Header, payload: &[u8], now: Moment) {
@@ -384,7 +399,8 @@ impl Connection {
     }
 
     fn may_send_again(&self) -> bool {
-        self.flight.has_lost() && (self.flight.bytes() == 0 || self.flight.bytes() + self.size <= self.ledbat.window())
+        self.flight.has_lost()
+            && (self.flight.bytes() == 0 || self.flight.bytes() + self.size - HEADER <= self.ledbat.window())
     }
 
     /// Bytes of the next new packet; 0 for the last one, which carries none.
@@ -417,7 +433,9 @@ impl Connection {
             ack: self.arrivals.next().wrapping_sub(1) as u16,
             sack: Sack::default(),
         };
-        let may_send = self.state != State::SynReceived && self.next_leaves <= now;
+        // Data leaves no room for what has arrived out of order, which nobody else would tell.
+        let must_tell = self.ack_now && !self.arrivals.sack().is_empty();
+        let may_send = self.state != State::SynReceived && self.next_leaves <= now && !must_tell;
         if may_send && self.may_send_again() {
             let Some((number, sent)) = self.flight.again(now) else { return false };
             (header.kind, header.number) = (sent.kind, number as u16);
@@ -437,6 +455,10 @@ impl Connection {
             self.unsent.drain(..length);
             header.kind = if length == 0 { Kind::Fin } else { Kind::Data };
             self.is_finish_sent |= length == 0;
+            if self.flight.is_empty() {
+                // What it was waiting for before was room.
+                self.timer = None;
+            }
             let padding = self.padding_for(length);
             header.write(padding, out);
             out.extend_from_slice(&payload);

@@ -83,6 +83,10 @@ impl Flight {
     pub(super) fn next_number(&self) -> u64 {
         self.first + self.packets.len() as u64
     }
+    /// The number of the first that has not arrived, or of the next.
+    pub(super) fn first_number(&self) -> u64 {
+        self.first
+    }
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

@@ -391,6 +391,41 @@ fn a_flood_of_strangers_keeps_nobody_out_and_is_bounded() {
     assert!(utp.is_idle() && utp.routes.is_empty() && utp.due().is_none());
 }
 
+#[test]
+fn who_asks_in_anothers_name_gets_no_further() {
+    let mut utp = Utp::new(Settings::default(), 16);
+    utp.set_accept(true);
+    let (from, mut out) = (addr(0), Vec::new());
+    let mut packet = Header {
+        kind: Kind::Syn,
+        connection: 5,
+        sent: 1,
+        delay: 0,
+        window: 9,
+        number: 1,
+        ack: 0,
+        sack: Sack::default(),
+    };
+    packet.write(0, &mut out);
+    utp.hear(from, &out, Moment::ZERO);
+    out.clear();
+    utp.transmit(Moment::ZERO, &mut out);
+    let (answer, _) = Header::read(&out).unwrap();
+    (packet.kind, packet.connection, packet.number) = (Kind::Data, 6, 2);
+    let mut says = |kind, ack| {
+        out.clear();
+        Header { kind, ack, ..packet }.write(0, &mut out);
+        out.push(0x13);
+        utp.hear(from, &out, Moment::ZERO);
+        utp.event()
+    };
+    let known = answer.number.wrapping_sub(1);
+    for ack in (0..=u16::MAX).filter(|ack| *ack != known) {
+        assert_eq!(says(Kind::Data, ack), None, "{ack} was guessed");
+    }
+    assert!(matches!(says(Kind::Data, known), Some(Event::Incoming(..))));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use castanet_core::seams::transport::{BoxStream, Connection, Swarms, TransportError};
+use castanet_core::{
+    addr::host_of,
+    seams::transport::{BoxStream, Connection, Swarms, TransportError},
+};
 use castanet_protocol::{
     mse::{self, Agreed, Responder},
     rate::TokenBucket,
@@ -81,7 +84,7 @@ impl Greeter {
     }
 
     fn greet(&mut self, connection: Connection) {
-        let host = connection.remote.ip();
+        let host = host_of(connection.remote.ip());
         let of_host = self.hosts.get(&host).copied().unwrap_or(0);
         if self.greeting.len() >= MOST_AT_ONCE || (of_host >= MOST_OF_A_HOST && !host.is_loopback()) {
             return;
@@ -133,6 +136,10 @@ async fn receive(
         let plain = Agreed { swarm: [0; 20], read: None, write: None, early: heard };
         let io = Box::new(EncryptedIo::new(connection.io, plain));
         return Ok(Connection { io, ..connection });
+    }
+    // Only a whole key costs anything.
+    while heard.len() < mse::KEY_LENGTH {
+        listen(&mut connection, &mut heard).await?;
     }
     if !may_exchange() {
         return fail("too many encrypted handshakes at a time");

@@ -27,7 +27,7 @@ use futures_util::stream::unfold;
 use tokio::{sync::Mutex, time::timeout};
 
 use self::{
-    socket::{Socket, Stranger},
+    socket::{Inner, Socket, Stranger},
     stream::UtpStream,
 };
 use crate::Settings;
@@ -39,13 +39,22 @@ const ANYWHERE: [&str; 2] = ["0.0.0.0:0", "[::]:0"];
 /// The uTP transport.
 pub struct Utp {
     datagrams: Arc<dyn DatagramFactory>,
-    /// Open sockets, each kept by its connections and its listener. The lock is held while one is bound.
+    /// Open sockets, each kept by its connections and its listener, and by what is left to be said. The lock is held while
+    /// one is bound.
     open: Mutex<Open>,
 }
 
 struct Open {
-    sockets: Vec<Weak<Socket>>,
+    sockets: Vec<Weak<Inner>>,
     random: fastrand::Rng,
+}
+
+impl Open {
+    /// The sockets that are there. One is used again even if nobody uses it any more: two machines on one would take each
+    /// other's datagrams.
+    fn there(&self) -> impl Iterator<Item = Arc<Socket>> + '_ {
+        self.sockets.iter().filter_map(Weak::upgrade).filter_map(|inner| Socket::of(inner).map(Arc::new))
+    }
 }
 
 /// Builds it for [`crate::BUILTIN`].
@@ -63,7 +72,7 @@ impl Utp {
     /// The socket from which `to` is spoken to.
     async fn socket_to(&self, to: SocketAddr) -> Result<Arc<Socket>, TransportError> {
         let mut open = self.open.lock().await;
-        let there = open.sockets.iter().filter_map(Weak::upgrade).find(|socket| socket.leads_to(to));
+        let there = open.there().find(|socket| socket.leads_to(to));
         if let Some(socket) = there {
             return Ok(socket);
         }
@@ -76,7 +85,7 @@ impl Utp {
     /// The socket at `at`, which is bound if it is not there yet.
     async fn socket_at(&self, at: SocketAddr) -> io::Result<Arc<Socket>> {
         let mut open = self.open.lock().await;
-        let there = open.sockets.iter().filter_map(Weak::upgrade).find(|socket| socket.is_at(at));
+        let there = open.there().find(|socket| socket.is_at(at));
         match there {
             Some(socket) => Ok(socket),
             None => self.bind_at(&mut open, at).await,
@@ -87,7 +96,7 @@ impl Utp {
         let datagrams = self.datagrams.shared(at, Protocol::Utp).await?;
         let socket = Socket::start(datagrams, open.random.u64(..));
         open.sockets.retain(|socket| socket.strong_count() > 0);
-        open.sockets.push(Arc::downgrade(&socket));
+        open.sockets.push(socket.inner());
         Ok(socket)
     }
 }

@@ -10,7 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -55,7 +55,10 @@ pub(super) struct State {
     /// Wakes the listener, if there is one.
     accept: Option<Waker>,
     is_listening: bool,
-    is_abandoned: bool,
+    /// Handles of the socket. Without any the task ends once everything is said.
+    users: usize,
+    /// The task has ended.
+    is_over: bool,
     /// The system's socket is no good any more, for good.
     is_lost: bool,
 }
@@ -67,6 +70,8 @@ pub(super) struct Waiting {
     pub(super) write: Option<Waker>,
     pub(super) is_connected: bool,
     pub(super) end: Option<End>,
+    /// Nothing more may be written.
+    pub(super) is_finished: bool,
 }
 
 /// A connection that came in.
@@ -84,7 +89,8 @@ impl Socket {
             strangers: VecDeque::new(),
             accept: None,
             is_listening: false,
-            is_abandoned: false,
+            users: 0,
+            is_over: false,
             is_lost: false,
         };
         let inner = Arc::new(Inner {
@@ -94,7 +100,26 @@ impl Socket {
             news: Notify::new(),
         });
         tokio::spawn(run(inner.clone(), datagrams));
-        Arc::new(Self { inner })
+        let users = &mut inner.lock().users;
+        *users += 1;
+        Arc::new(Self { inner: inner.clone() })
+    }
+
+    /// One more handle of a socket that may have none left: `None` if it is over.
+    pub(super) fn of(inner: Arc<Inner>) -> Option<Self> {
+        {
+            let mut state = inner.lock();
+            if state.is_over || state.is_lost {
+                return None;
+            }
+            state.users += 1;
+        }
+        Some(Self { inner })
+    }
+
+    /// What another handle can be made of, as long as it is there.
+    pub(super) fn inner(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.inner)
     }
 
     pub(super) fn local(&self) -> SocketAddr {
@@ -119,8 +144,11 @@ impl Socket {
         let now = self.inner.now();
         let (done, has_news) = {
             let mut state = self.inner.lock();
+            let before = state.utp.due();
             let done = act(&mut state, now);
-            (done, state.utp.has_something_to_send())
+            // The task sleeps until what was due before.
+            let is_sooner = state.utp.due().is_some_and(|due| before.is_none_or(|before| due < before));
+            (done, is_sooner || state.utp.has_something_to_send())
         };
         if has_news {
             self.inner.news.notify_one();
@@ -131,7 +159,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.inner.lock().is_abandoned = true;
+        self.inner.lock().users -= 1;
         self.inner.news.notify_one();
     }
 }
@@ -168,18 +196,18 @@ impl State {
                         self.utp.close(id, now);
                     }
                 }
-                Event::Connected(id) => {
-                    let waiting = self.waiting(id);
-                    waiting.is_connected = true;
-                    wake.extend(waiting.write.take());
-                }
-                Event::Readable(id) => wake.extend(self.waiting(id).read.take()),
-                Event::Writable(id) => wake.extend(self.waiting(id).write.take()),
-                Event::Ended(id, end) => {
-                    let waiting = self.waiting(id);
-                    waiting.end = Some(end);
-                    wake.extend(waiting.read.take());
-                    wake.extend(waiting.write.take());
+                Event::Connected(id) | Event::Readable(id) | Event::Writable(id) | Event::Ended(id, _) => {
+                    // Who has no entry has gone.
+                    let Some(waiting) = self.waiting.get_mut(&id) else { continue };
+                    let (mut wakes_reader, mut wakes_writer) = (false, true);
+                    match event {
+                        Event::Connected(_) => waiting.is_connected = true,
+                        Event::Readable(_) => (wakes_reader, wakes_writer) = (true, false),
+                        Event::Ended(_, end) => (waiting.end, wakes_reader) = (Some(end), true),
+                        _ => {}
+                    }
+                    wake.extend(waiting.read.take_if(|_| wakes_reader));
+                    wake.extend(waiting.write.take_if(|_| wakes_writer));
                 }
             }
         }
@@ -229,8 +257,9 @@ async fn run(inner: Arc<Inner>, datagrams: Arc<dyn Datagrams>) {
     loop {
         say(&inner, &*datagrams, &mut packet).await;
         let due = {
-            let state = inner.lock();
-            if state.is_abandoned && state.utp.is_idle() {
+            let mut state = inner.lock();
+            if state.users == 0 && state.utp.is_idle() {
+                state.is_over = true;
                 return;
             }
             state.utp.due()
@@ -273,13 +302,15 @@ fn hear(inner: &Inner, datagrams: &dyn Datagrams, buffer: &mut [u8], first: (usi
 async fn say(inner: &Inner, datagrams: &dyn Datagrams, packet: &mut Vec<u8>) {
     loop {
         packet.clear();
-        let Some(to) = inner.lock().utp.transmit(inner.now(), packet) else { return };
+        let Some(to) = inner.lock().utp.transmit(inner.now(), packet) else { break };
         if let Err(error) = datagrams.send_to(packet, to).await {
             // Any other failure is a lost datagram, which uTP is made for.
             let is_too_large = error.raw_os_error().is_some_and(|code| TOO_LARGE.contains(&code));
             inner.happen(|utp, now| utp.reachable_error(to, is_too_large, now));
         }
     }
+    // Sending makes room.
+    inner.happen(|_, _| {});
 }
 
 /// The right to accept a socket's connections.

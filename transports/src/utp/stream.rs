@@ -113,7 +113,8 @@ impl Handle {
 
     fn poll_write(&self, cx: &Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.with(|state, id, now| {
-            if let Some(end) = state.waiting(id).end {
+            let waiting = state.waiting(id);
+            if let Some(end) = waiting.end.or(waiting.is_finished.then_some(End::Closed)) {
                 return Poll::Ready(Err(error_of(end)));
             }
             let mut written = 0;
@@ -133,7 +134,10 @@ impl Handle {
     }
 
     fn finish(&self) {
-        self.with(|state, id, now| state.utp.finish(id, now));
+        self.with(|state, id, now| {
+            state.waiting(id).is_finished = true;
+            state.utp.finish(id, now);
+        });
     }
 }
 

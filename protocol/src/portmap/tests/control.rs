@@ -73,6 +73,8 @@ fn a_router_that_has_forgotten_us_is_asked_anew() {
     assert_eq!(sent(&mut mapper, now)[1], 0);
     let answer = [&[2, 0x80, 0, 0, 0, 0, 0, 0][..], &3u32.to_be_bytes(), &[0; 12]].concat();
     hear(&mut mapper, &answer, now);
+    let (then, now) = (now, mapper.deadline());
+    assert_eq!(now.since(then).as_secs(), 1);
     for layer in [6, 17] {
         let question = sent(&mut mapper, now);
         assert_eq!((question[1], question[36]), (1, layer));
@@ -82,6 +84,36 @@ fn a_router_that_has_forgotten_us_is_asked_anew() {
     assert!(
         matches!(outputs[..], [Output::Report(Report::Open(OpenPort { external, .. }))] if external.port() == 7001)
     );
+}
+
+#[test]
+fn a_router_whose_clock_jumps_is_asked_less_and_less_often() {
+    let mut mapper = opened(5000);
+    let (mut now, mut asked) = (Moment::ZERO, 0);
+    while now < Moment::from_secs(1800) {
+        now = now.max(mapper.deadline());
+        for output in drain(&mut mapper, now) {
+            let Output::Send { datagram: question, .. } = output else { continue };
+            asked += 1;
+            let epoch = if asked % 2 == 0 { 0 } else { 1_000_000 };
+            let answer = match question[1] {
+                0 => [&question[..1], &[0x80, 0, 0, 0, 0, 0, 0], &u32::to_be_bytes(epoch), &[0; 12]].concat(),
+                _ => granted(&question, 7000, 3600, epoch),
+            };
+            hear(&mut mapper, &answer, now);
+        }
+    }
+    assert!(asked < 100, "asked {asked} times in half an hour");
+}
+
+#[test]
+fn what_was_asked_for_when_the_end_came_is_taken_back() {
+    let mut mapper = mapper(&[Method::Pcp]);
+    assert_eq!(sent(&mut mapper, Moment::ZERO)[36], 6);
+    mapper.handle(Input::Leave, Moment::ZERO);
+    let question = sent(&mut mapper, Moment::ZERO);
+    assert_eq!((question[36], &question[4..8]), (6, &[0; 4][..]), "TCP, for no time");
+    assert!(!mapper.is_over());
 }
 
 #[test]
