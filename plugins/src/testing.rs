@@ -135,6 +135,9 @@ impl Transport for World {
     fn name(&self) -> &'static str {
         "test"
     }
+    fn includes(&self, name: &str) -> bool {
+        name == Transport::name(self)
+    }
     async fn dial(&self, to: SocketAddr, _: DialOptions) -> Result<Connection, TransportError> {
         let server = self.state.lock().unwrap().streams.get(&to).cloned();
         let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;

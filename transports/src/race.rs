@@ -202,6 +202,9 @@ mod tests {
         fn name(&self) -> &'static str {
             self.name
         }
+        fn includes(&self, name: &str) -> bool {
+            name == self.name()
+        }
         async fn dial(&self, to: SocketAddr, _: DialOptions) -> Result<Connection, TransportError> {
             self.begun.lock().unwrap().push((self.name, self.epoch.elapsed()));
             let mut guard = Guard(self.begun.clone(), Some(self.name));

@@ -119,6 +119,9 @@ impl Transport for Tcp {
         NAME
     }
 
+    fn includes(&self, name: &str) -> bool {
+        name == self.name()
+    }
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         let to = canonical(to);
         let connecting = self.outgoing(to)?.connect(to);

@@ -111,6 +111,9 @@ impl Transport for Wires {
     fn name(&self) -> &'static str {
         "wires"
     }
+    fn includes(&self, name: &str) -> bool {
+        name == self.name()
+    }
     async fn dial(&self, to: SocketAddr, _: DialOptions) -> Result<Connection, TransportError> {
         let (connection, remote) = connection(to, 1 << 20);
         self.0.send((to, remote)).map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused))?;

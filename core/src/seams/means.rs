@@ -143,6 +143,9 @@ mod tests {
         fn name(&self) -> &'static str {
             "nothing"
         }
+        fn includes(&self, name: &str) -> bool {
+            name == self.name()
+        }
         async fn dial(&self, to: SocketAddr, _: DialOptions) -> Result<Connection, TransportError> {
             Err(TransportError::Unsupported { transport: "nothing", to })
         }

@@ -27,10 +27,9 @@ pub type WriteHalf = Box<dyn AsyncWrite + Unpin + Send>;
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// `tcp`, `utp`, ...
     fn name(&self) -> &'static str;
-    /// Can it dial by the transport of this name? What holds several, or wraps one, asks those.
-    fn includes(&self, name: &str) -> bool {
-        self.name() == name
-    }
+    /// Can it dial by the transport of this name? One that is itself such a way compares the name with its own; what holds
+    /// several, or wraps one, asks those.
+    fn includes(&self, name: &str) -> bool;
     /// Connects. Does nothing before it is first polled, so that dials may be raced.
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError>;
     /// Listens. Dropping the listener closes it.

@@ -164,7 +164,7 @@ impl Universe {
     }
 
     /// A seed for something that draws, never the same.
-    fn seed(&self) -> u64 {
+    pub fn seed(&self) -> u64 {
         self.random.borrow_mut().u64(..)
     }
 

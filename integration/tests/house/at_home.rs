@@ -13,7 +13,7 @@ pub struct AtHome(pub Arc<dyn Transport>);
 #[async_trait]
 impl Transport for AtHome {
     fn name(&self) -> &'static str {
-        "at-home"
+        self.0.name()
     }
     fn includes(&self, name: &str) -> bool {
         self.0.includes(name)
@@ -22,8 +22,7 @@ impl Transport for AtHome {
         if !to.ip().is_loopback() {
             return Err(TransportError::Unsupported { transport: self.name(), to });
         }
-        let connection = self.0.dial(to, options).await?;
-        Ok(Connection { via: self.name(), ..connection })
+        self.0.dial(to, options).await
     }
     async fn listen(&self, on: SocketAddr) -> Result<Listener, TransportError> {
         let Listener { local, incoming } = self.0.listen(on).await?;

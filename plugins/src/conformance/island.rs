@@ -50,6 +50,9 @@ impl Transport for Island {
     fn name(&self) -> &'static str {
         "island"
     }
+    fn includes(&self, name: &str) -> bool {
+        name == self.name()
+    }
     async fn dial(&self, _: SocketAddr, _: DialOptions) -> Result<Connection, TransportError> {
         Err(io::Error::from(io::ErrorKind::ConnectionRefused).into())
     }

@@ -168,6 +168,9 @@ impl Transport for MemoryTransport {
         NAME
     }
 
+    fn includes(&self, name: &str) -> bool {
+        name == self.name()
+    }
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         let to = canonical(to);
         if to.is_ipv4() != self.ip.is_ipv4() {

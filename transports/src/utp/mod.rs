@@ -117,6 +117,9 @@ impl Transport for Utp {
         NAME
     }
 
+    fn includes(&self, name: &str) -> bool {
+        name == self.name()
+    }
     async fn dial(&self, to: SocketAddr, options: DialOptions) -> Result<Connection, TransportError> {
         let to = canonical(to);
         let connecting = async {
