@@ -194,13 +194,18 @@ async fn fetch(
     length: usize,
     blocks: usize,
 ) -> Result<(Bytes, Permit), WebError> {
+    // Who waits for its turn holds no memory meanwhile.
+    let of_files = parts.iter().map(|part| match part {
+        Part::File { range, .. } => (range.end - range.start) as usize,
+        Part::Zeros(_) => 0,
+    });
+    means.down.pass_all(of_files.sum()).await;
     let mut permit = Permit::default();
     means.budget.top_up(&mut permit, blocks).await;
     let mut data = BytesMut::with_capacity(length);
     for part in parts {
         match part {
             Part::File { url, range } => {
-                means.down.pass_all((range.end - range.start) as usize).await;
                 let wanted = range.end - range.start;
                 let bytes = means.web.get(&url, range).await?;
                 if bytes.len() as u64 != wanted {

@@ -241,7 +241,7 @@ pub(crate) struct Network {
     /// Upload limit per second
     #[arg(long, value_name = "RATE", value_parser = values::bytes, env = "CASTANET_MAX_UP", hide_env = true)]
     pub(crate) max_up: Option<u64>,
-    /// The local network neither counts towards the limits nor waits for them
+    /// Peers on the local network neither count towards the limits nor wait for them
     #[arg(long)]
     pub(crate) exempt_lan: bool,
     /// Ask the router to let peers in, by PCP, NAT-PMP or UPnP, or by one of them alone; never on loopback [default: on]

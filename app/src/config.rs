@@ -44,7 +44,7 @@ pub(crate) struct Settings {
     #[config(deserialize_with = number_or_text)]
     max_up: Option<String>,
 
-    /// Whether the local network is free of these limits: this machine, private networks, the subnets of its interfaces.
+    /// Whether peers on the local network are free of these limits: this machine, private networks, the subnets of its interfaces.
     /// Default: false.
     exempt_lan: Option<bool>,
 

@@ -74,9 +74,10 @@ impl WebSeed {
         Self { geometry, queue: VecDeque::new(), under_way: Vec::new(), rests_until: None, failures: 0 }
     }
 
-    /// How many more blocks it can take: no more than a second's worth under a limit in bytes a second.
+    /// How many more blocks it can take: no more than a tenth of a second's worth under a limit in bytes a second, since it
+    /// comes in one burst.
     pub fn room(&self, limit: Option<u64>, now: Moment) -> usize {
-        let most = limit.map_or(LARGEST_ASK, |limit| limit.min(LARGEST_ASK.into()) as u32);
+        let most = limit.map_or(LARGEST_ASK, |limit| (limit / 10).min(LARGEST_ASK.into()) as u32);
         let most = (most / BLOCK_LENGTH).max(1) as usize;
         if self.is_resting(now) { 0 } else { most.saturating_sub(self.queue.len()) }
     }
@@ -197,7 +198,7 @@ mod tests {
         let geometry = info.geometry();
         let block = |piece, at| geometry.block(PieceIndex(piece), at);
         let (mut seed, now) = (WebSeed::new(geometry), Moment::from_secs(1));
-        assert_eq!([None, Some(u64::MAX), Some(50_000), Some(1)].map(|limit| seed.room(limit, now)), [64, 64, 3, 1]);
+        assert_eq!([None, Some(u64::MAX), Some(500_000), Some(1)].map(|limit| seed.room(limit, now)), [64, 64, 3, 1]);
         seed.assign([block(0, 0), block(0, 1), block(1, 1), block(2, 0)]);
         assert_eq!(seed.room(None, now), 60);
         assert_eq!(seed.next(now), Some(&[block(0, 0), block(0, 1)][..]), "not beyond the piece");
