@@ -1,7 +1,7 @@
 //! How exactly rate limits hold in real time, over TCP on loopback: prints a table for docs/MEASUREMENTS.md.
 //!
-//! `cargo run --release -p castanet-integration --example limits`. The engine speaks to peers made here, which send zeros or
-//! drop what they get; nothing is stored. Bytes are counted between the engine and TCP.
+//! `cargo run --release -p castanet-integration --example limits [down|up]`, seven minutes for both. The engine speaks to
+//! peers made here, which send zeros or drop what they get; nothing is stored. Bytes are counted between the engine and TCP.
 
 use std::{
     io::IoSlice,
@@ -209,7 +209,9 @@ async fn measure(is_download: bool, limit: Option<u64>, peers: u8) -> Result<()>
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     println!("| direction | limit | connections | first {WINDOW} s | second | third |\n|---|---|---|---|---|---|");
-    for is_download in [true, false] {
+    let asked = std::env::args().nth(1);
+    let is_asked = |direction: &str| asked.as_ref().is_none_or(|asked| asked == direction);
+    for is_download in [true, false].into_iter().filter(|down| is_asked(if *down { "down" } else { "up" })) {
         for limit in [10 << 10, 1 << 20, 500 << 20] {
             for peers in [1, 4] {
                 measure(is_download, Some(limit), peers).await?;
