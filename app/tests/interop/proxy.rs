@@ -173,6 +173,23 @@ fn from_a_peer_whose_name_the_proxy_looks_up() {
     });
 }
 
+/// Every byte of a peer by datagrams that the proxy relays.
+#[test]
+fn from_a_peer_by_utp_alone() {
+    world::test(|world| -> Result<()> {
+        let next_door = next_door(world)?;
+        let torrent = payload::make(world, Shape::OneFile, 76, 64 * 1024, &[])?;
+        let (_seed, (proxy, url)) =
+            next_door.at(|| Ok((lonely_seed(world, &torrent, PEER, &json!({}))?, with_dante(world)?)))?;
+        let capture = Capture::start(world)?;
+        let (folder, source) = (world.folder("get")?, torrent.file.to_string_lossy());
+        let options = ["--peer", &PEER.to_string(), "--transport", "utp"];
+        Castanet::get_through(world, &url, &source, &folder, &options)?.complete()?;
+        ensure!(nothing_else_was_sent(capture, &proxy)?, "no datagrams were sent");
+        torrent.same_in(&folder, false)
+    });
+}
+
 /// Our seed cannot be reached, so it dials.
 #[test]
 fn to_libtorrent() {
