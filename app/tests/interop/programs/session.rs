@@ -83,9 +83,11 @@ impl Session {
         self.until("libtorrent knows DHT nodes", |last| last["nodes"].as_u64() >= Some(count))
     }
 
-    /// Waits until it has announced its torrent to the DHT.
+    /// Waits until it has announced its torrent to the DHT, which takes it minutes now and then: it must know others first.
     pub(crate) fn announced(&mut self) -> Result<()> {
-        self.until("libtorrent has announced to the DHT", |last| last["announced"] == true)
+        let what = "libtorrent has announced to the DHT";
+        let mut wait = || self.until(what, |last| last["announced"] == true);
+        wait().or_else(|_| wait()).or_else(|_| wait())
     }
 
     fn until(&mut self, what: &str, reached: impl Fn(&Value) -> bool) -> Result<()> {
