@@ -9,6 +9,8 @@ use super::{
     arrivals::{Arrival, Arrivals},
     flight::Flight,
     ledbat::Ledbat,
+    mtu::Mtu,
+    pacer::Pacer,
     packet::{HEADER, Header, Kind, Sack},
 };
 
@@ -22,19 +24,10 @@ const MOST_TIMEOUTS: u32 = 6;
 const MOST_SYNS: u32 = 4;
 /// How long what was written is still delivered after the user has gone.
 const LINGER: Duration = Duration::from_secs(20);
-/// Packets are spread over a round trip that takes at least so long; a shorter one is no more than a timer's tick or two.
-const PACED_FROM: Duration = Duration::from_millis(5);
-/// Timers are so late at most: what should have left in this time leaves at once.
-const BURST: Duration = Duration::from_millis(2);
-/// How much faster than the window is used up packets leave, so that the window stays what limits; and while it doubles.
-const PACE: f64 = 1.25;
-const PACE_DOUBLING: f64 = 2.0;
 /// Acknowledgements that have overtaken this one, so many at most, or it is made up.
 const MOST_OVERTAKEN: u64 = 64;
-/// Steps of the search for the largest packet that arrives that are too small to be worth it, in bytes.
-const MTU_STEP: usize = 16;
-/// Packets may be so large to begin with: IPv6 carries 1,280 bytes everywhere, and IPv4 hardly anywhere less.
-const SURE_SIZE: usize = 1232;
+/// With so many packets under way others will follow the one that is lost for its size, and show it before a timeout does.
+const BUSY: usize = 4;
 
 /// Where a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,15 +58,14 @@ pub(super) struct Connection {
     flight: Flight,
     arrivals: Arrivals,
     ledbat: Ledbat,
+    mtu: Mtu,
+    pacer: Pacer,
     unsent: VecDeque<u8>,
     most_unsent: usize,
     wants_finish: bool,
     is_finish_sent: bool,
     /// Bytes that the other side takes.
     window: usize,
-    /// When the next packet may leave: one burst a round trip would be answered by one acknowledgement, all of which is lost
-    /// with it, and fills queues for nothing.
-    next_leaves: Moment,
     /// One packet may leave in spite of a closed window.
     may_probe_window: bool,
     /// The window that we told last.
@@ -85,10 +77,6 @@ pub(super) struct Connection {
     ack_now: bool,
     ack_due: Option<Moment>,
     unacked: u32,
-    /// Bytes of a full datagram, and the most that it might be.
-    size: usize,
-    largest: usize,
-    is_probing: bool,
     /// The user was told to read, to write.
     pub(super) told_readable: bool,
     pub(super) wants_room: bool,
@@ -103,7 +91,7 @@ pub(super) struct Connection {
 impl Connection {
     fn new(remote: SocketAddr, ids: (u16, u16), numbers: (u64, u64), settings: &Settings, now: Moment) -> Self {
         let largest = if remote.is_ipv4() { settings.largest_v4 } else { settings.largest_v6 };
-        let size = SURE_SIZE.min(largest);
+        let mtu = Mtu::new(largest);
         Self {
             remote,
             receive_id: ids.0,
@@ -111,13 +99,14 @@ impl Connection {
             state: State::Open,
             flight: Flight::new(numbers.0),
             arrivals: Arrivals::new(numbers.1, settings.receive_window),
-            ledbat: Ledbat::new(size - HEADER, now),
+            ledbat: Ledbat::new(mtu.size() - HEADER, now),
+            pacer: Pacer::new(now),
             unsent: VecDeque::new(),
             most_unsent: settings.send_buffer,
             wants_finish: false,
             is_finish_sent: false,
-            window: size,
-            next_leaves: now,
+            window: mtu.size(),
+            mtu,
             may_probe_window: false,
             told_window: settings.receive_window,
             timer: None,
@@ -125,9 +114,6 @@ impl Connection {
             ack_now: false,
             ack_due: None,
             unacked: 0,
-            size,
-            largest,
-            is_probing: false,
             told_readable: false,
             wants_room: false,
             closed_at: None,
@@ -195,14 +181,14 @@ impl Connection {
         let is_newest = ack + 1 >= self.flight.first_number();
         let (under_way, window) = (self.flight.bytes(), self.ledbat.window());
         // What waits for its turn to leave is held back by the window as well.
-        let was_full = under_way + self.size > window || (!self.unsent.is_empty() && 2 * under_way > window);
+        let was_full = under_way + self.mtu.size() > window || (!self.unsent.is_empty() && 2 * under_way > window);
         let is_bare = header.kind == Kind::State;
         let Some(acked) = self.flight.ack(ack, &header.sack, is_bare, now) else { return };
         self.told_time(header, now);
         if is_newest {
             self.window = header.window as usize;
         }
-        if self.window < self.size {
+        if self.window < self.mtu.size() {
             // It is there, and has no room.
             self.flight.timeouts = 0;
         }
@@ -216,8 +202,8 @@ impl Connection {
         if acked.is_loss {
             self.ledbat.lost();
         }
-        if let Some(has_arrived) = acked.probe {
-            self.probed(has_arrived);
+        if acked.probe.is_some_and(|has_arrived| self.mtu.tell(has_arrived)) {
+            self.ledbat.set_packet(self.mtu.size() - HEADER);
         }
         if !is_bare {
             self.arrived(header, payload, now);
@@ -250,36 +236,9 @@ impl Connection {
         }
     }
 
-    /// A datagram of the size that was tried has arrived, or has not.
-    fn probed(&mut self, has_arrived: bool) {
-        let tried = self.tried_size();
-        if !std::mem::take(&mut self.is_probing) {
-            return;
-        }
-        if has_arrived {
-            self.size = tried;
-            self.ledbat.set_packet(tried - HEADER);
-        } else {
-            self.largest = tried - 1;
-        }
-    }
-
-    fn tried_size(&self) -> usize {
-        // The largest first: it is what most ways carry.
-        if self.size == SURE_SIZE && !self.is_narrowed() {
-            self.largest
-        } else {
-            (self.size + self.largest).div_ceil(2)
-        }
-    }
-
-    fn is_narrowed(&self) -> bool {
-        !matches!(self.largest, LARGEST_V4 | LARGEST_V6)
-    }
-
     /// The system says that a datagram was too large.
     pub(super) fn too_large(&mut self) {
-        self.probed(false);
+        self.mtu.tell(false);
     }
 
     pub(super) fn end(&mut self, end: End) {
@@ -309,7 +268,8 @@ impl Connection {
         let length = self.arrivals.read(into);
         // Who was told that there is no room waits to hear that there is.
         let (room, told) = (self.arrivals.window(), self.told_window);
-        if told < 2 * self.size && room >= (2 * self.size).max(self.arrivals.window() / 2) && self.is_open() {
+        if told < 2 * self.mtu.size() && room >= (2 * self.mtu.size()).max(self.arrivals.window() / 2) && self.is_open()
+        {
             self.ack_now = true;
         }
         length
@@ -351,7 +311,7 @@ impl Connection {
 
     /// When [`Self::tick`] is due.
     pub(super) fn due(&self, now: Moment) -> Option<Moment> {
-        let leaves = (self.next_leaves > now && self.has_packet()).then_some(self.next_leaves);
+        let leaves = Some(self.pacer.next()).filter(|next| *next > now && self.has_packet());
         let timeout = self.timer.map(|since| since + self.flight.timeout());
         let linger = self.closed_at.map(|closed| closed + LINGER);
         [timeout, linger, self.ack_due, leaves].into_iter().flatten().min()
@@ -372,7 +332,7 @@ impl Connection {
         }
         let had_probe = self.flight.expire();
         if had_probe {
-            self.probed(false);
+            self.mtu.tell(false);
         }
         let most = if self.state == State::SynSent { MOST_SYNS } else { MOST_TIMEOUTS };
         if self.flight.timeouts >= most {
@@ -389,7 +349,7 @@ impl Connection {
             State::Ended(_) => false,
             State::SynSent => self.flight.has_lost(),
             State::SynReceived => self.ack_now,
-            State::Open => self.ack_now || (self.next_leaves <= now && self.has_packet()),
+            State::Open => self.ack_now || (self.pacer.next() <= now && self.has_packet()),
         }
     }
 
@@ -400,7 +360,7 @@ impl Connection {
 
     fn may_send_again(&self) -> bool {
         self.flight.has_lost()
-            && (self.flight.bytes() == 0 || self.flight.bytes() + self.size - HEADER <= self.ledbat.window())
+            && (self.flight.bytes() == 0 || self.flight.bytes() + self.mtu.size() - HEADER <= self.ledbat.window())
     }
 
     /// Bytes of the next new packet; 0 for the last one, which carries none.
@@ -411,7 +371,7 @@ impl Connection {
         if self.unsent.is_empty() {
             return self.wants_finish.then_some(0);
         }
-        let length = self.unsent.len().min(self.size - HEADER);
+        let length = self.unsent.len().min(self.mtu.size() - HEADER);
         let under_way = self.flight.bytes() + length;
         let is_allowed = under_way <= self.ledbat.window().min(self.window);
         (is_allowed || (self.may_probe_window && self.flight.is_empty())).then_some(length)
@@ -435,7 +395,7 @@ impl Connection {
         };
         // Data leaves no room for what has arrived out of order, which nobody else would tell.
         let must_tell = self.ack_now && !self.arrivals.sack().is_empty();
-        let may_send = self.state != State::SynReceived && self.next_leaves <= now && !must_tell;
+        let may_send = self.state != State::SynReceived && self.pacer.next() <= now && !must_tell;
         if may_send && self.may_send_again() {
             let Some((number, sent)) = self.flight.again(now) else { return false };
             (header.kind, header.number) = (sent.kind, number as u16);
@@ -445,7 +405,7 @@ impl Connection {
             }
             header.write(0, out);
             out.extend_from_slice(&sent.payload);
-            self.pace(out.len(), now);
+            self.left(out.len(), now);
         } else if let Some(length) = self.next_payload().filter(|_| may_send) {
             let mut payload = vec![0; length];
             let (front, back) = self.unsent.as_slices();
@@ -459,11 +419,12 @@ impl Connection {
                 // What it was waiting for before was room.
                 self.timer = None;
             }
-            let padding = self.padding_for(length);
+            let may_try = length + HEADER >= self.mtu.size() && self.flight.len() >= BUSY;
+            let padding = if may_try && self.flight.round_trip().is_some() { self.mtu.padding() } else { 0 };
             header.write(padding, out);
             out.extend_from_slice(&payload);
             self.flight.push(header.kind, payload, padding, now);
-            self.pace(out.len(), now);
+            self.left(out.len(), now);
             self.may_probe_window = false;
         } else {
             header.sack = self.arrivals.sack();
@@ -475,23 +436,9 @@ impl Connection {
         true
     }
 
-    /// A packet leaves: when may the next?
-    fn pace(&mut self, bytes: usize, now: Moment) {
-        let Some(trip) = self.flight.round_trip().filter(|trip| *trip >= PACED_FROM) else { return };
-        let pace = if self.ledbat.is_doubling() { PACE_DOUBLING } else { PACE };
-        let share = bytes as f64 / (pace * self.ledbat.window() as f64);
-        let earliest = Moment(now.0.saturating_sub(BURST.as_nanos() as u64));
-        self.next_leaves = self.next_leaves.max(earliest) + trip.mul_f64(share.min(1.0));
-    }
-
-    /// Bytes to add to a full packet, to see whether a larger one arrives.
-    fn padding_for(&mut self, length: usize) -> usize {
-        let is_worth_it = self.size + MTU_STEP <= self.largest && self.flight.round_trip().is_some();
-        if self.is_probing || !is_worth_it || length + HEADER < self.size || self.flight.len() < 4 {
-            return 0;
-        }
-        self.is_probing = true;
-        self.tried_size() - self.size
+    fn left(&mut self, bytes: usize, now: Moment) {
+        let (window, trip) = (self.ledbat.window(), self.flight.round_trip());
+        self.pacer.left(bytes, window, self.ledbat.is_doubling(), trip, now);
     }
 
     fn start_timer(&mut self, now: Moment) {

@@ -8,6 +8,8 @@ mod arrivals;
 mod connection;
 mod flight;
 mod ledbat;
+mod mtu;
+mod pacer;
 mod packet;
 #[cfg(test)]
 mod tests;
