@@ -8,11 +8,13 @@
 //! who is behind a NAT, `save` saves and stops, `observe` reports,
 //! `web_seeds` has those who are no peers.
 
+mod dials;
 mod finds;
 mod holepunch;
 mod metadata;
 mod observe;
 mod peers;
+mod pieces;
 mod save;
 mod start;
 mod web_seeds;

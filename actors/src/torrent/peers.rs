@@ -1,39 +1,27 @@
-//! Connections: whom to dial, who may stay, who is unchoked, who is told what.
+//! Connections: who may stay, who is unchoked, and what they report.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use actix::prelude::*;
-use castanet_core::{
-    Bitfield, Moment, PeerKey,
-    addr::is_local,
-    seams::{discovery::Milestone, transport::DialOptions},
-};
+use castanet_core::{Bitfield, Moment, PeerKey, addr::is_local, seams::discovery::Milestone};
 use castanet_protocol::{
     extension::Extension,
     metadata::Given,
     peer::{PeerConfig, PeerTiming, first_credit},
-    swarm::{CloseKind, Dial, DialFailure, Opened, Verdict},
+    swarm::{CloseKind, DialFailure, Opened, Verdict},
     unchoke::PeerView,
-    wire::{Handshake, Reserved},
 };
 
-use super::{GATHER, Torrent};
+use super::Torrent;
 use crate::{
     lifecycle::ExitReason,
     mail::tell,
     messages::{
         discovery::PeersFared,
-        peer::{Adopt, Announce, Disconnect, PieceLinks, SetChoke},
-        torrent::{
-            DialFailed, DialOpened, Happening, NetworkChanged, PeerArrived, PeerChange, PeerChanged, PeerReport, Phase,
-            PieceCompleted, PieceRejected,
-        },
+        peer::{Adopt, Disconnect, PieceLinks, SetChoke},
+        torrent::{Happening, NetworkChanged, PeerArrived, PeerChange, PeerChanged, PeerReport, Phase},
     },
     peer::{Peer, PeerLimits, PeerLinks},
-    shake,
     throttle::PeerThrottle,
 };
 
@@ -65,52 +53,6 @@ pub(super) struct Connected {
 }
 
 impl Torrent {
-    /// Dials whomever the swarm proposes, until it has had enough.
-    pub(super) fn dial(&mut self, ctx: &mut Context<Self>) {
-        while self.is_running()
-            && self.shared.away().is_none()
-            && let Some(dial) = self.swarm.next_dial(self.now())
-        {
-            if !self.may_meet(dial.addr) {
-                self.swarm.dial_failed(dial.addr, DialFailure::Other, self.now());
-                continue;
-            }
-            self.begin_dial(dial, None, ctx);
-        }
-        self.feed_back();
-    }
-
-    /// Dials a peer, by every transport in turn or by this one alone.
-    pub(super) fn begin_dial(&mut self, dial: Dial, only: Option<&'static str>, ctx: &mut Context<Self>) {
-        let (transports, info_hash, me) = (self.shared.transports.clone(), self.info_hash, self.me);
-        let (arrived, failed) = (ctx.address().recipient(), ctx.address().recipient());
-        let opened = ctx.address().recipient();
-        let reserved = Reserved::ours().with_dht(self.dht_port().is_some());
-        let ours = Handshake { reserved, info_hash, peer_id: me };
-        while self.dials.try_join_next().is_some() {}
-        self.dials.spawn_local(async move {
-            let addr = dial.addr;
-            let mut failure = (DialFailure::Unreachable, "no transport can reach it".to_string());
-            for transport in transports.iter().filter(|way| only.is_none_or(|only| way.includes(only))) {
-                let options = DialOptions { swarm: Some(info_hash), only, ..DialOptions::default() };
-                let attempt = async {
-                    let dialled = transport.dial(addr, options).await;
-                    let mut connection = dialled.map_err(|error| (DialFailure::of(&error), error.to_string()))?;
-                    tell(&opened, DialOpened);
-                    let shaken = shake::outbound(&mut connection, ours).await;
-                    let (handshake, early) = shaken.map_err(|reason| (DialFailure::Handshake, reason))?;
-                    Ok::<_, (DialFailure, String)>(PeerArrived { connection, handshake, early, inbound: false })
-                };
-                match attempt.await {
-                    Ok(peer) => return tell(&arrived, peer),
-                    Err(error) => failure = error,
-                }
-            }
-            let (kind, reason) = failure;
-            tell(&failed, DialFailed { addr, kind, reason });
-        });
-    }
-
     fn arrive(&mut self, arrival: PeerArrived, ctx: &mut Context<Self>) {
         let PeerArrived { mut connection, handshake, early, inbound } = arrival;
         let (now, remote, via) = (self.now(), connection.remote, connection.via);
@@ -326,37 +268,6 @@ impl Torrent {
         }
     }
 
-    /// Tells the peers what has been completed since the last time.
-    fn announce(&mut self) {
-        if self.fresh.is_empty() {
-            return;
-        }
-        let pieces: Arc<[_]> = std::mem::take(&mut self.fresh).into();
-        for connected in self.peers.values() {
-            tell(&connected.peer.clone().recipient(), Announce(pieces.clone()));
-        }
-    }
-
-    /// Every wanted piece is here.
-    fn complete(&mut self, ctx: &mut Context<Self>) {
-        self.phase = Phase::Seeding;
-        self.close_web_seeds();
-        self.reach(Milestone::Complete, self.now());
-        self.announce();
-        for plugin in &self.plugins {
-            tell(&plugin.completed, crate::messages::discovery::TorrentCompleted(self.id));
-        }
-        if self.have.is_full() {
-            for key in self.swarm.set_seeding(true, self.now()) {
-                self.disconnect(key, CloseKind::BothSeeds, "both have all pieces");
-            }
-        }
-        self.update_progress();
-        self.save(ctx);
-        self.publish();
-        self.happened(Happening::Complete);
-    }
-
     /// Tells plugins what became of their peers.
     pub(super) fn feed_back(&mut self) {
         while let Some(feedback) = self.swarm.poll_feedback() {
@@ -364,23 +275,6 @@ impl Torrent {
                 tell(&plugin.fared, PeersFared { torrent: self.id, outcomes: vec![feedback.outcome] });
             }
         }
-    }
-}
-
-impl Handler<DialOpened> for Torrent {
-    type Result = ();
-    fn handle(&mut self, _: DialOpened, _: &mut Self::Context) {
-        self.reach(Milestone::FirstConnected, self.now());
-    }
-}
-
-impl Handler<DialFailed> for Torrent {
-    type Result = ();
-    fn handle(&mut self, DialFailed { addr, kind, reason }: DialFailed, ctx: &mut Self::Context) {
-        self.swarm.dial_failed(addr, kind, self.now());
-        self.happened(Happening::PeerLost { addr, reason });
-        self.dial_in_vain(addr, kind, ctx);
-        self.dial(ctx);
     }
 }
 
@@ -474,47 +368,6 @@ impl Handler<PeerReport> for Torrent {
         }
         if up > 0 {
             self.swarm.took(report.peer, now);
-        }
-    }
-}
-
-impl Handler<PieceCompleted> for Torrent {
-    type Result = ();
-    fn handle(&mut self, PieceCompleted { piece, left, contributors }: PieceCompleted, ctx: &mut Self::Context) {
-        contributors.into_iter().for_each(|key| self.swarm.good_piece(key));
-        self.have.set(piece);
-        self.left = left;
-        self.saved.is_dirty = true;
-        self.reach(Milestone::FirstPiece, self.now());
-        self.happened(Happening::Piece(piece));
-        self.fresh.push(piece);
-        if left == 0 && self.phase == Phase::Downloading {
-            self.complete(ctx);
-        } else if !self.is_running() {
-            // It came with the last writes of a pause: nobody is connected who could be told.
-            self.fresh.clear();
-            if left == 0 {
-                if self.have.is_full() {
-                    let _ = self.swarm.set_seeding(true, self.now());
-                }
-                self.happened(Happening::Complete);
-            }
-        } else if self.fresh.len() == 1 {
-            ctx.run_later(GATHER, |torrent, _| torrent.announce());
-        }
-    }
-}
-
-impl Handler<PieceRejected> for Torrent {
-    type Result = ();
-    fn handle(&mut self, PieceRejected { piece, contributors }: PieceRejected, _: &mut Self::Context) {
-        self.totals.wasted += self.geometry.map_or(0, |geometry| u64::from(geometry.length_of(piece)));
-        self.happened(Happening::PieceRejected(piece));
-        let is_sole = contributors.len() == 1;
-        for key in contributors {
-            if !self.bad_web_piece(key, is_sole) && self.swarm.bad_piece(key, is_sole) {
-                self.disconnect(key, CloseKind::BadData, "it sent data that does not match the torrent's hash");
-            }
         }
     }
 }
