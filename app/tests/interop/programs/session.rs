@@ -83,11 +83,9 @@ impl Session {
         self.until("libtorrent knows DHT nodes", |last| last["nodes"].as_u64() >= Some(count))
     }
 
-    /// Waits until it has announced its torrent to the DHT, which takes it minutes now and then: it must know others first.
+    /// Waits until it has announced its torrent to the DHT.
     pub(crate) fn announced(&mut self) -> Result<()> {
-        let what = "libtorrent has announced to the DHT";
-        let mut wait = || self.until(what, |last| last["announced"] == true);
-        wait().or_else(|_| wait()).or_else(|_| wait())
+        self.until("libtorrent has announced to the DHT", |last| last["announced"] == true)
     }
 
     fn until(&mut self, what: &str, reached: impl Fn(&Value) -> bool) -> Result<()> {

@@ -9,6 +9,8 @@ import time
 
 import libtorrent as lt
 
+FEW = 5
+
 count, port, network = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 
@@ -31,15 +33,17 @@ def node(at):
 
 
 sessions = [node(at) for at in range(count)]
-time.sleep(0.5)
-# Nodes to begin with as the settings have them are never kept: each is told of a few others instead.
-for at, session in enumerate(sessions):
-    for step in 1, 2, 5, 11:
-        session.add_dht_node((f"{network}.{(at + step) % count + 2}", port))
-last = None
+last, told = None, 0
 while True:
     now = [session.status().dht_nodes for session in sessions]
     if now != last:
         print(json.dumps({"nodes": now}), flush=True)
         last = now
+    if time.monotonic() > told + 1:
+        told = time.monotonic()
+        # Nodes to begin with as the settings have them are never kept: each is told of a few others instead, and again as
+        # long as it knows few, since those may not have listened yet.
+        for at, session in enumerate(sessions):
+            for step in (1, 2, 5, 11) if now[at] < FEW else ():
+                session.add_dht_node((f"{network}.{(at + step) % count + 2}", port))
     time.sleep(0.2)
