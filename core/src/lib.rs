@@ -15,6 +15,7 @@ pub mod metainfo;
 pub mod moment;
 pub mod paths;
 pub mod seams;
+pub mod units;
 
 pub use bitfield::Bitfield;
 pub use digest::Sha1Digest;

@@ -20,7 +20,7 @@ use castanet_transports::{
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     task::{JoinHandle, LocalSet},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{LAST_BREATH, Log};
@@ -195,17 +195,28 @@ impl Host {
         payload.files.iter().find(|(path, data)| is_there(path).as_ref() != Some(data)).map(|(path, _)| path.clone())
     }
 
-    /// Is no memory held once every torrent rests?
-    pub(super) async fn check_memory(&self) {
-        if self.0.living.borrow().is_none() {
+    /// Does its engine run?
+    pub fn is_up(&self) -> bool {
+        self.0.living.borrow().is_some()
+    }
+
+    /// Lets every torrent rest.
+    pub(super) async fn rest(&self) {
+        if !self.is_up() {
             return;
         }
         let engine = self.engine();
         for torrent in engine.state().await.map(|state| state.torrents).unwrap_or_default() {
             engine.pause(torrent).await;
         }
-        sleep(Duration::from_secs(10)).await;
-        let held = engine.state().await.map_or(0, |state| state.blocks_in_memory);
+    }
+
+    /// Is no memory held now that every torrent rests?
+    pub(super) async fn check_memory(&self) {
+        if !self.is_up() {
+            return;
+        }
+        let held = self.engine().state().await.map_or(0, |state| state.blocks_in_memory);
         assert_eq!(held, 0, "{self} holds blocks in memory though every torrent rests");
     }
 }

@@ -26,6 +26,7 @@ use castanet_transports::{
     faulty::{Faults, Faulty, FaultyDatagrams},
     memory::{MemoryNet, MemoryTransport},
 };
+use futures_util::future::join_all;
 use tokio::{
     runtime::Builder,
     task::JoinHandle,
@@ -61,7 +62,7 @@ pub struct Universe {
     net: MemoryNet,
     hosts: RefCell<Vec<Host>>,
     strangers: RefCell<Vec<JoinHandle<()>>>,
-    addresses: Cell<u8>,
+    addresses: Cell<u16>,
     log: Log,
     start: Instant,
 }
@@ -173,10 +174,19 @@ impl Universe {
         transport: MemoryTransport,
         setup: impl Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder + 'static,
     ) -> Host {
-        // Drawn, since engines draw from their seed and the torrent's number: neighbours would meet.
-        let seed = self.seed();
-        let host = Host::new(self.net.clone(), transport, seed, self.log.clone(), setup);
+        let host = self.resting_host(transport, setup);
         host.start().await;
+        host
+    }
+
+    /// A host at this place, whose engine does not run yet.
+    pub fn resting_host(
+        &self,
+        place: MemoryTransport,
+        setup: impl Fn(EngineBuilder, &MemoryTransport) -> EngineBuilder + 'static,
+    ) -> Host {
+        // Drawn, since engines draw from their seed and the torrent's number: neighbours would meet.
+        let host = Host::new(self.net.clone(), place, self.seed(), self.log.clone(), setup);
         self.hosts.borrow_mut().push(host.clone());
         host
     }
@@ -190,10 +200,16 @@ impl Universe {
         hosts
     }
 
+    /// The place at this address.
+    pub fn place(&self, ip: IpAddr) -> MemoryTransport {
+        self.net.host(ip)
+    }
+
     /// The place of a stranger: an address without an engine.
     pub fn stranger(&self) -> MemoryTransport {
         self.addresses.set(self.addresses.get() + 1);
-        self.net.host(IpAddr::V4(Ipv4Addr::new(10, 0, 0, self.addresses.get())))
+        let [high, low] = self.addresses.get().to_be_bytes();
+        self.net.host(IpAddr::V4(Ipv4Addr::new(10, 0, high, low)))
     }
 
     /// One of a few hundred places of strangers, the same for the same number.
@@ -216,12 +232,14 @@ impl Universe {
 
     /// Shuts everything down and looks for what is left.
     async fn end(&self) {
-        for host in self.hosts.take() {
-            host.check_memory().await;
-            let before = Instant::now();
-            host.shutdown(GOOD_BYE).await;
-            assert!(before.elapsed() <= GOOD_BYE + LAST_BREATH, "{host} took {:?} to shut down", before.elapsed());
-        }
+        let hosts = self.hosts.take();
+        join_all(hosts.iter().map(Host::rest)).await;
+        // What is under way to a disk arrives.
+        sleep(Duration::from_secs(10)).await;
+        join_all(hosts.iter().map(Host::check_memory)).await;
+        let before = Instant::now();
+        join_all(hosts.iter().map(|host| host.shutdown(GOOD_BYE))).await;
+        assert!(before.elapsed() <= GOOD_BYE + LAST_BREATH, "the hosts took {:?} to shut down", before.elapsed());
         for stranger in self.strangers.take() {
             stranger.abort();
             let _ = stranger.await;
