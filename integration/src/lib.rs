@@ -3,6 +3,7 @@
 pub mod counted;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub mod emulator;
+pub mod lab;
 pub mod payload;
 pub mod tracker;
 pub mod universe;

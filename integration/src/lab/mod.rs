@@ -1,0 +1,17 @@
+//! The lab: a whole swarm of real engines in a simulated network, replayed from a seed, to compare ways of finding peers.
+//!
+//! A [`Scenario`] says who takes part and what goes wrong; [`run`] plays it in a [`universe`](crate::universe) and answers
+//! with a [`Report`]. Nothing comes from outside: the same plan gives the same report in every process.
+
+mod disk;
+mod report;
+mod run;
+pub mod scenario;
+mod story;
+mod sybil;
+
+pub use self::{
+    report::{ContactReport, GroupReport, PeerReport, PluginWorth, Report, Spread},
+    run::{Extra, Plan, run},
+    scenario::{Scenario, ScenarioError},
+};
