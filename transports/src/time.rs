@@ -24,6 +24,9 @@ impl Epoch {
     pub(crate) fn instant(self, at: Moment) -> Instant {
         self.0 + at.since(Moment::ZERO)
     }
+    pub(crate) fn moment(self, at: Instant) -> Moment {
+        Moment::ZERO + at.duration_since(self.0)
+    }
 }
 
 /// Wakes a task at an instant that may change from poll to poll. It belongs to the runtime that polled it, until it is

@@ -15,16 +15,7 @@ use crate::world::{self, HERE, NEXT_DOOR, Neighbour, World};
 
 const MS: Duration = Duration::from_millis(1);
 /// A link without faults.
-const FLAWLESS: Link = Link {
-    latency: MS,
-    jitter: Duration::ZERO,
-    bandwidth: None,
-    queue: 1 << 20,
-    loss: 0.0,
-    doubled: 0.0,
-    overtaken: 0.0,
-    largest: usize::MAX,
-};
+const FLAWLESS: Link = Link { latency: MS, ..Link::FLAWLESS };
 /// A tracker that is down.
 const NOBODY: &str = "http://10.77.0.1:9/announce";
 

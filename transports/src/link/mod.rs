@@ -49,19 +49,24 @@ pub struct Link {
     pub largest: usize,
 }
 
+impl Link {
+    /// As good as no link: all that it is handed arrives at once. Where it is given a limit, a MiB may wait for it.
+    pub const FLAWLESS: Self = Self {
+        latency: Duration::ZERO,
+        jitter: Duration::ZERO,
+        bandwidth: None,
+        queue: 1 << 20,
+        loss: 0.0,
+        doubled: 0.0,
+        overtaken: 0.0,
+        largest: usize::MAX,
+    };
+}
+
 impl Default for Link {
     /// 10 ms, no limit, no loss: a calm city network. Where there is a limit, a MiB may wait for it.
     fn default() -> Self {
-        Self {
-            latency: Duration::from_millis(10),
-            jitter: Duration::ZERO,
-            bandwidth: None,
-            queue: 1 << 20,
-            loss: 0.0,
-            doubled: 0.0,
-            overtaken: 0.0,
-            largest: usize::MAX,
-        }
+        Self { latency: Duration::from_millis(10), ..Self::FLAWLESS }
     }
 }
 

@@ -4,9 +4,13 @@
 //! calls give the same run. Everything lies behind one lock (`state.rs`), held for moments and never while waking.
 //!
 //! Streams behave as TCP does where peers can tell: in order, with a window of [`WINDOW`] bytes in flight and unread,
-//! refused where nobody listens, silent where a host is unplugged, reset where it was killed.
+//! refused where nobody listens, silent where a host is unplugged, on another island or behind a [NAT](Nat), reset where it
+//! was killed.
 
 mod datagrams;
+mod downlinks;
+mod nat;
+mod places;
 mod state;
 mod stream;
 
@@ -34,8 +38,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use self::{datagrams::LARGEST_DATAGRAM, stream::WINDOW};
-use self::{datagrams::MemoryDatagrams, state::Shared, stream::MemoryStream};
+pub use self::{datagrams::LARGEST_DATAGRAM, nat::Nat, stream::WINDOW};
+use self::{
+    datagrams::MemoryDatagrams,
+    state::{Shared, State},
+    stream::MemoryStream,
+};
 pub use crate::link::Link;
 
 const NAME: &str = "memory";
@@ -78,9 +86,38 @@ impl MemoryNet {
         });
     }
 
+    /// Bytes a second that a host can receive in all, over all its links; `None` for no limit. What waits for its turn
+    /// keeps it when that changes.
+    pub fn set_downlink(&self, host: IpAddr, bandwidth: Option<u64>) {
+        self.0.with(|state| state.downlinks.set(host, bandwidth));
+    }
+
+    /// Puts a host behind a NAT, which begins without mappings, or out of it.
+    pub fn set_nat(&self, host: IpAddr, nat: Option<Nat>) {
+        self.0.with(|state| state.nats.set(host, nat));
+    }
+
+    /// Moves a host to a LAN: its multicast reaches no other, and between the hosts of one there is no NAT. All begin in
+    /// LAN 0, which is for those that have none: they hear each other's multicast, but their NATs are between them.
+    pub fn set_lan(&self, host: IpAddr, lan: u32) {
+        self.0.with(|state| state.places.set_lan(host, lan));
+    }
+
+    /// Moves a host to an island; all begin on island 0. Between islands nothing passes, and nobody is told. Streams go on
+    /// when their ends are together again.
+    pub fn set_island(&self, host: IpAddr, island: u32) {
+        self.set_islands([(host, island)]);
+    }
+
+    /// Moves many hosts to islands at once, which takes as long as to move one.
+    pub fn set_islands(&self, islands: impl IntoIterator<Item = (IpAddr, u32)>) {
+        let moves = islands.into_iter().collect();
+        self.0.with(|state| state.set_islands(moves));
+    }
+
     /// Pulls a host's cable: nothing arrives from or at it, and nobody is told. Streams go on after [`MemoryNet::plug`].
     pub fn unplug(&self, host: IpAddr) {
-        self.0.with(|state| state.unplugged.insert(host));
+        self.0.with(|state| state.places.unplugged.insert(host));
     }
 
     /// Puts the cable back.
@@ -124,9 +161,9 @@ impl MemoryTransport {
         self.ip
     }
 
-    /// Waits as long as a packet travels: forever if it does not arrive.
-    async fn travel(&self, from: IpAddr, to: IpAddr) {
-        match self.net.with(|state| state.is_connected(from, to).then(|| state.link(from, to).latency)) {
+    /// Waits as long as a packet travels: forever unless it `arrives`.
+    async fn travel(&self, from: IpAddr, to: IpAddr, arrives: fn(&State, IpAddr, IpAddr) -> bool) {
+        match self.net.with(|state| arrives(state, from, to).then(|| state.link(from, to).latency)) {
             Some(latency) => sleep(latency).await,
             None => future::pending().await,
         }
@@ -134,14 +171,14 @@ impl MemoryTransport {
 
     async fn connect(&self, to: SocketAddr) -> Result<Connection, TransportError> {
         let from = self.local(SocketAddr::new(self.ip, 0))?;
-        self.travel(self.ip, to.ip()).await;
+        self.travel(self.ip, to.ip(), State::is_open).await;
         let listener = self.net.with(|state| state.listeners.get(&to).cloned());
         let answer = listener.and_then(|listener| {
             let (ours, theirs) = MemoryStream::pair(&self.net, from, to);
             let theirs = Connection { io: Box::new(theirs), remote: from, local: to, via: NAME };
             listener.try_send(theirs).ok().map(|()| ours)
         });
-        self.travel(to.ip(), self.ip).await;
+        self.travel(to.ip(), self.ip, State::is_connected).await;
         match answer {
             Some(ours) => Ok(Connection { io: Box::new(ours), remote: to, local: from, via: NAME }),
             None => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
@@ -197,7 +234,7 @@ impl DatagramFactory for MemoryTransport {
         Ok(Arc::new(MemoryDatagrams::bind(&self.net, local, None)?))
     }
     fn ways_out(&self) -> WaysOut {
-        let is_up = self.net.with(|state| !state.unplugged.contains(&self.ip));
+        let is_up = self.net.with(|state| !state.places.unplugged.contains(&self.ip));
         WaysOut { from: [false, true].map(|v6| Some(self.ip).filter(|ip| is_up && ip.is_ipv6() == v6)), only: None }
     }
     async fn join(&self, group: SocketAddr, interface: IpAddr) -> io::Result<Arc<dyn Datagrams>> {

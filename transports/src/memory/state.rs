@@ -11,7 +11,7 @@ use std::{
 use castanet_core::{Moment, seams::transport::Connection};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{ByAddr, Link, datagrams::Mailbox, stream::Wire};
+use super::{ByAddr, Link, datagrams::Mailbox, downlinks::Downlinks, nat::Nats, places::Places, stream::Wire};
 use crate::{
     link::{Fate, Gate, Line},
     time::Epoch,
@@ -25,14 +25,16 @@ const FIRST_FREE_PORT: u16 = 49_152;
 pub(super) struct Shared(Arc<Mutex<State>>);
 
 pub(super) struct State {
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     random: fastrand::Rng,
     pub(super) hosts: BTreeSet<IpAddr>,
-    pub(super) unplugged: BTreeSet<IpAddr>,
+    pub(super) places: Places,
+    pub(super) nats: Nats,
     pub(super) default_link: Link,
     pub(super) links: BTreeMap<(IpAddr, IpAddr), Link>,
     /// Bytes a second a host can send in all.
     pub(super) uplinks: BTreeMap<IpAddr, u64>,
+    pub(super) downlinks: Downlinks,
     /// The links and the uplinks that were used, at work.
     lines: BTreeMap<(IpAddr, IpAddr), Line>,
     gates: BTreeMap<IpAddr, Gate>,
@@ -53,10 +55,12 @@ impl Shared {
             epoch: Epoch::begin(),
             random: fastrand::Rng::with_seed(seed),
             hosts: BTreeSet::new(),
-            unplugged: BTreeSet::new(),
+            places: Places::default(),
+            nats: Nats::default(),
             default_link: Link::default(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            downlinks: Downlinks::default(),
             lines: BTreeMap::new(),
             gates: BTreeMap::new(),
             next_ports: BTreeMap::new(),
@@ -100,8 +104,12 @@ impl State {
 
     /// Does anything get from one to the other?
     pub(super) fn is_connected(&self, from: IpAddr, to: IpAddr) -> bool {
-        let is_up = |ip| self.hosts.contains(ip) && !self.unplugged.contains(ip);
-        is_up(&from) && is_up(&to)
+        self.hosts.contains(&from) && self.hosts.contains(&to) && self.places.are_together(from, to)
+    }
+
+    /// May one dial the other? A NAT lets in no dial.
+    pub(super) fn is_open(&self, from: IpAddr, to: IpAddr) -> bool {
+        self.is_connected(from, to) && (!self.nats.guard(to) || self.places.are_neighbours(from, to))
     }
 
     /// When the datagram of `size` bytes that is sent now arrives: never, once or twice.
@@ -175,18 +183,37 @@ impl State {
         }
     }
 
-    /// Ends a host's listeners and forgets its datagram sockets.
+    /// Ends a host's listeners, and forgets its datagram sockets and what its NAT knows of them.
     pub(super) fn silence(&mut self, host: IpAddr) {
         let listeners = self.listeners.extract_if(.., |addr, _| addr.ip() == host);
         self.ended.extend(listeners.map(|(_, sender)| sender));
         self.mailboxes.retain(|addr, _| addr.ip() != host);
+        self.nats.forget(host);
     }
 
     /// Connects a host again, and lets everyone look at what had been held up.
     pub(super) fn plug(&mut self, host: IpAddr) {
-        self.unplugged.remove(&host);
+        self.places.unplugged.remove(&host);
         for wire in self.wires.values_mut().filter(|wire| wire.ends.iter().any(|end| end.ip() == host)) {
             wire.wake_all(&mut self.wakes);
+        }
+    }
+
+    /// Moves hosts to islands, and lets those look at what had been held up who come together by that.
+    pub(super) fn set_islands(&mut self, moves: Vec<(IpAddr, u32)>) {
+        let mut before = BTreeMap::new();
+        for (host, island) in moves {
+            before.entry(host).or_insert_with(|| self.places.island(host));
+            self.places.set_island(host, island);
+        }
+        for wire in self.wires.values_mut() {
+            let [one, other] = wire.ends.map(|end| {
+                let now = self.places.island(end.ip());
+                (before.get(&end.ip()).copied().unwrap_or(now), now)
+            });
+            if one.0 != other.0 && one.1 == other.1 {
+                wire.wake_all(&mut self.wakes);
+            }
         }
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Wire {
 struct Pipe {
     segments: VecDeque<(Instant, Bytes)>,
     held: usize,
+    /// The first segment was let into the reader's downlink: its time is that at which it has passed.
+    is_passing: bool,
     /// When the last of it arrives: nothing overtakes.
     last: Option<Instant>,
     /// Nothing more is written; the reader learns of it at `last`.
@@ -130,7 +132,8 @@ impl State {
         }
         let pipe = &mut wire.pipes[1 - side];
         pipe.reader = Some(cx.waker().clone());
-        if wire.ends.iter().any(|end| self.unplugged.contains(&end.ip())) {
+        let [here, there] = [side, 1 - side].map(|side| wire.ends[side].ip());
+        if !self.places.are_together(here, there) {
             return Ok(Found::Nothing);
         }
         let now = Instant::now();
@@ -139,12 +142,17 @@ impl State {
             && *at <= now
             && into.remaining() > 0
         {
+            if !mem::replace(&mut pipe.is_passing, true) {
+                *at = self.downlinks.pass(self.epoch, here, *at, segment.len());
+                continue;
+            }
             let length = segment.len().min(into.remaining());
             into.put_slice(&segment[..length]);
             segment.advance(length);
             pipe.held -= length;
             if segment.is_empty() {
                 pipe.segments.pop_front();
+                pipe.is_passing = false;
             }
         }
         if pipe.held < before {

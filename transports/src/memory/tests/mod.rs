@@ -1,5 +1,9 @@
 //! The network in memory under a paused clock: what arrives when, and what does not.
 
+mod downlinks;
+mod nat;
+mod places;
+
 use std::time::Duration;
 
 use castanet_core::seams::transport::Duplex;
@@ -22,6 +26,11 @@ async fn pair(net: &MemoryNet) -> (Box<dyn Duplex>, Box<dyn Duplex>) {
     let accepted = listener.incoming.next().await.unwrap().unwrap();
     assert_eq!((dialled.remote, dialled.local), (accepted.local, accepted.remote));
     (dialled.io, accepted.io)
+}
+
+/// A socket of a host, at the port 6881.
+fn socket(net: &MemoryNet, last: u8) -> Arc<dyn Datagrams> {
+    net.host(ip(last)).bind("0.0.0.0:6881".parse().unwrap()).now_or_never().unwrap().unwrap()
 }
 
 fn kind<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
