@@ -1,6 +1,6 @@
 //! Scratch.
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use castanet_integration::lab::{Plan, Scenario, run};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 fn main() {
     let path = std::env::args().nth(1).unwrap();
     let seed = std::env::args().nth(2).map_or(1, |s| s.parse().unwrap());

@@ -66,14 +66,19 @@ impl Inner {
     }
 
     /// The units of a range of bytes: each with its number and its own range.
-    fn units(&self, offset: u64, length: usize) -> Result<impl Iterator<Item = (usize, usize, usize)> + use<>, StorageError> {
+    fn units(
+        &self,
+        offset: u64,
+        length: usize,
+    ) -> Result<impl Iterator<Item = (usize, usize, usize)> + use<>, StorageError> {
         let begin = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = begin.saturating_add(length);
         if end > self.payload.len() {
             return Err(StorageError::OutOfRange { offset, length });
         }
         let (unit, all) = (self.unit, self.payload.len());
-        Ok((begin / unit..end.div_ceil(unit)).map(move |number| (number, number * unit, ((number + 1) * unit).min(all))))
+        Ok((begin / unit..end.div_ceil(unit))
+            .map(move |number| (number, number * unit, ((number + 1) * unit).min(all))))
     }
 }
 

@@ -236,7 +236,11 @@ fn group_report(cast: &Cast, stories: &Stories<'_>, group: usize) -> GroupReport
         Spread::of(if described.seed { Vec::new() } else { times(&theirs, station) })
     };
     let sum = |what: fn(&Story) -> u64| theirs.iter().map(|story| what(story)).sum();
-    let ratios: Vec<f64> = theirs.iter().filter(|story| story.downloaded > 0).map(|story| story.uploaded as f64 / story.downloaded as f64).collect();
+    let ratios: Vec<f64> = theirs
+        .iter()
+        .filter(|story| story.downloaded > 0)
+        .map(|story| story.uploaded as f64 / story.downloaded as f64)
+        .collect();
     GroupReport {
         name: described.name.get_ref().clone(),
         count: members.len(),
@@ -282,7 +286,11 @@ fn plugins(seekers: &[&Story]) -> Vec<PluginWorth> {
             first_contacts: contacts.filter(|contact| contact.learned.plugin == *name).count() as u64,
         }
     };
-    names.into_iter().map(worth).filter(|worth| worth.found + worth.connected + worth.packets + worth.spent > 0).collect()
+    names
+        .into_iter()
+        .map(worth)
+        .filter(|worth| worth.found + worth.connected + worth.packets + worth.spent > 0)
+        .collect()
 }
 
 fn hops(stories: &Stories<'_>) -> BTreeMap<String, Vec<u64>> {

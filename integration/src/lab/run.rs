@@ -15,15 +15,12 @@ use std::{
 
 use castanet::{EngineBuilder, Listen, Magnet, Torrent, TorrentEvent, TorrentHandle, seams::discovery::Build};
 use castanet_core::seams::transport::Transport;
-use castanet_transports::{
-    link::Link,
-    memory::MemoryTransport,
-    race::Race,
-    resolver::FixedResolver,
-    utp::Utp,
-};
+use castanet_transports::{link::Link, memory::MemoryTransport, race::Race, resolver::FixedResolver, utp::Utp};
 use tokio::{
-    sync::{Notify, broadcast::{Receiver, error::RecvError}},
+    sync::{
+        Notify,
+        broadcast::{Receiver, error::RecvError},
+    },
     task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
@@ -256,13 +253,17 @@ impl Cast {
     fn torrent(&self, peer: usize) -> Torrent {
         let group = &self.scenario.groups[self.peers[peer].group];
         let torrent = if self.scenario.torrent.magnet && !group.seed {
-            let link = Magnet { trackers: self.payload.metainfo.trackers.concat(), ..Magnet::new(self.payload.metainfo.info_hashes) };
+            let link = Magnet {
+                trackers: self.payload.metainfo.trackers.concat(),
+                ..Magnet::new(self.payload.metainfo.info_hashes)
+            };
             Torrent::from_magnet(link, "/")
         } else {
             Torrent::new(self.payload.metainfo.clone(), "/")
         };
         let known = self.peers.iter().enumerate().filter(|(at, other)| {
-            *at != peer && group.knows.iter().any(|name| *name.get_ref() == *self.scenario.groups[other.group].name.get_ref())
+            *at != peer
+                && group.knows.iter().any(|name| *name.get_ref() == *self.scenario.groups[other.group].name.get_ref())
         });
         torrent.peers(known.map(|(_, other)| other.host.addr().to_string()))
     }
@@ -355,10 +356,19 @@ impl Common {
     /// A peer's host, at rest.
     fn host(&self, world: &Universe, place: MemoryTransport, group: usize, disk: Disk) -> Host {
         let (common, seed) = (self.clone(), world.seed());
-        world.resting_host(place, move |engine, net| common.engine(engine, net, &common.scenario.groups[group], &disk, seed))
+        world.resting_host(place, move |engine, net| {
+            common.engine(engine, net, &common.scenario.groups[group], &disk, seed)
+        })
     }
 
-    fn engine(&self, engine: EngineBuilder, net: &MemoryTransport, group: &Group, disk: &Disk, seed: u64) -> EngineBuilder {
+    fn engine(
+        &self,
+        engine: EngineBuilder,
+        net: &MemoryTransport,
+        group: &Group,
+        disk: &Disk,
+        seed: u64,
+    ) -> EngineBuilder {
         let way = |way: &Way| -> Arc<dyn Transport> {
             match way {
                 Way::Tcp => Arc::new(net.clone()),
@@ -383,8 +393,13 @@ impl Common {
         for program in &self.scenario.programs {
             engine = engine.process_plugin(program.name.get_ref(), &program.command);
         }
-        let plugins: Vec<&str> =
-            group.plugins.as_ref().unwrap_or(&self.scenario.plugins).iter().map(|name| name.get_ref().as_str()).collect();
+        let plugins: Vec<&str> = group
+            .plugins
+            .as_ref()
+            .unwrap_or(&self.scenario.plugins)
+            .iter()
+            .map(|name| name.get_ref().as_str())
+            .collect();
         for name in &plugins {
             engine = engine.enable_plugin(name);
         }
@@ -418,8 +433,15 @@ impl Addresses {
         loop {
             let ip = Ipv4Addr::from_bits(self.random.u32(..));
             let [first, second, ..] = ip.octets();
-            let is_special = ip.is_private() || ip.is_link_local() || ip.is_documentation() || first == 0 || first == 127 || first >= 224
-                || (first, second & 0xc0) == (100, 64) || (first, second & 0xfe) == (198, 18) || (first, second) == (192, 0);
+            let is_special = ip.is_private()
+                || ip.is_link_local()
+                || ip.is_documentation()
+                || first == 0
+                || first == 127
+                || first >= 224
+                || (first, second & 0xc0) == (100, 64)
+                || (first, second & 0xfe) == (198, 18)
+                || (first, second) == (192, 0);
             if !is_special && self.taken.insert(ip) {
                 return ip.into();
             }

@@ -210,6 +210,7 @@ impl Swarm {
     pub fn took(&mut self, key: PeerKey, now: Moment) {
         if let Some(peer) = self.connections.get_mut(&key) {
             peer.active = now;
+            self.in_vain = super::InVain::default();
         }
     }
 
@@ -258,6 +259,9 @@ impl Swarm {
         self.leave_ip(peer.addr.ip());
         if let Some(id) = peer.peer_id {
             self.ids.remove(&(id, key));
+        }
+        if self.seeding && !peer.inbound && peer.active == peer.since {
+            self.in_vain.add(now);
         }
         self.past.insert(key, peer.addr);
         if self.past.len() > MOST_PAST {

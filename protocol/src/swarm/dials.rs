@@ -23,6 +23,30 @@ pub const NO_PLACE_RETRY: Duration = Duration::from_secs(60);
 /// Rest of a peer that is no use to us as things are.
 pub const USELESS_RETRY: Duration = Duration::from_secs(30 * 60);
 
+/// Dials of a seed that may turn out useless in a row before it slows down.
+pub const FREE_DIALS: u32 = 8;
+/// Pause of a seed after the next one; each further doubles it.
+pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Pause of a seed at most: among seeds alone there is nothing to hurry for, and who wants something comes by itself.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A seed's dials that nobody took a block after. In a swarm of seeds alone each would try every other.
+#[derive(Debug, Default)]
+pub(super) struct InVain {
+    in_a_row: u32,
+    until: Moment,
+}
+
+impl InVain {
+    /// Another one.
+    pub(super) fn add(&mut self, now: Moment) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if let Some(beyond) = self.in_a_row.checked_sub(FREE_DIALS + 1) {
+            self.until = now + FIRST_PAUSE.saturating_mul(1 << beyond.min(16)).min(LONGEST_PAUSE);
+        }
+    }
+}
+
 /// A peer to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dial {
@@ -53,7 +77,7 @@ impl Swarm {
     /// The next peer to dial, if there is one and the limits allow it. It is half-open until [`Self::dial_failed`] or
     /// [`Self::connected`].
     pub fn next_dial(&mut self, now: Moment) -> Option<Dial> {
-        while self.has_room_to_dial() {
+        while self.has_room_to_dial() && now >= self.pause() {
             let addr = self.candidates.pop(now)?;
             if let Some(rest) = self.not_now(addr) {
                 self.rest_until(addr, now + rest);
@@ -88,6 +112,11 @@ impl Swarm {
     fn has_room_to_dial(&self) -> bool {
         self.half_open < self.config.most_half_open
             && self.connections.len() + self.half_open < self.config.most_connections
+    }
+
+    /// Until when a seed should not dial anybody.
+    fn pause(&self) -> Moment {
+        if self.seeding { self.in_vain.until } else { Moment::ZERO }
     }
 
     /// For how long a candidate should not be dialled, if there is a reason that only now comes to light.
@@ -153,7 +182,8 @@ impl Swarm {
     /// When a dial will be due, if nothing else happens before: `now` if one is; `None` if there is nobody to dial or
     /// no room.
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
-        if self.has_room_to_dial() { self.candidates.due().map(|due| due.max(now)) } else { None }
+        let due = self.candidates.due().filter(|_| self.has_room_to_dial())?;
+        Some(due.max(now).max(self.pause()))
     }
 
     /// How many more peers would be useful. Plugins rest at 0. Of the peers that are known and were never tried one in

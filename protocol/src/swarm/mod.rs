@@ -33,13 +33,17 @@ use self::{
     bans::Bans,
     candidates::{Candidates, State},
     connections::Connected,
+    dials::InVain,
     worth::Ledger,
 };
 pub use self::{
     bans::{MOST_BANS, MOST_SUSPECTS, STRIKES},
     candidates::{MOST_PORTS, MOST_PROVENANCE, Provenance},
     connections::{INCOMING, MOST_TWINS},
-    dials::{Dial, FIRST_RETRY, LONGEST_RETRY, NO_PLACE_RETRY, USELESS_RETRY, WORKED_RETRY},
+    dials::{
+        Dial, FIRST_PAUSE, FIRST_RETRY, FREE_DIALS, LONGEST_PAUSE, LONGEST_RETRY, NO_PLACE_RETRY, USELESS_RETRY,
+        WORKED_RETRY,
+    },
     failure::DialFailure,
     worth::{MOST_MET, MOST_PLUGINS, MOST_SAMPLED, Worth},
 };
@@ -177,6 +181,7 @@ pub struct Swarm {
     candidates: Candidates,
     bans: Bans,
     half_open: usize,
+    in_vain: InVain,
     connections: BTreeMap<PeerKey, Connected>,
     /// Connections by the peer id of the other end, once known.
     ids: BTreeSet<(PeerId, PeerKey)>,
@@ -202,6 +207,7 @@ impl Swarm {
             candidates: Candidates::new(config.most_candidates),
             bans: Bans::default(),
             half_open: 0,
+            in_vain: InVain::default(),
             connections: BTreeMap::new(),
             ids: BTreeSet::new(),
             per_ip: BTreeMap::new(),

@@ -77,7 +77,8 @@ impl Scenario {
 impl Change {
     fn apply(&self, table: &mut Table) -> Result<(), ScenarioError> {
         let missing = |what: &str| unplaced(&self.field, format!("there is no {what} in this scenario"));
-        let (path, last) = self.field.rsplit_once('.').map_or((None, self.field.as_str()), |(path, last)| (Some(path), last));
+        let (path, last) =
+            self.field.rsplit_once('.').map_or((None, self.field.as_str()), |(path, last)| (Some(path), last));
         let mut place = table;
         let mut steps = path.map(|path| path.split('.')).into_iter().flatten();
         while let Some(step) = steps.next() {
@@ -102,7 +103,8 @@ impl Change {
     /// The value in the form of the one before.
     fn value(&self, before: Option<&Value>, field: &str) -> Value {
         let text = self.value.as_str();
-        let is_list = matches!(before, Some(Value::Array(_))) || ["plugins", "knows", "part", "transports"].contains(&field);
+        let is_list =
+            matches!(before, Some(Value::Array(_))) || ["plugins", "knows", "part", "transports"].contains(&field);
         if is_list {
             let items = text.split('+').map(str::trim).filter(|item| !item.is_empty());
             return Value::Array(items.map(|item| Value::String(item.to_owned())).collect());
@@ -186,13 +188,14 @@ impl Flaws<'_> {
                 return self.at(program.name.span(), &format!("program[{at}].name"), what);
             }
         }
-        let check = |field: &str, named: &[Spanned<String>]| match named.iter().find(|name| !known.contains(name.get_ref())) {
-            Some(name) => {
-                let all = known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-                self.at(name.span(), field, format!("there is no plugin `{}`; there are: {all}", name.get_ref()))
-            }
-            None => Ok(()),
-        };
+        let check =
+            |field: &str, named: &[Spanned<String>]| match named.iter().find(|name| !known.contains(name.get_ref())) {
+                Some(name) => {
+                    let all = known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    self.at(name.span(), field, format!("there is no plugin `{}`; there are: {all}", name.get_ref()))
+                }
+                None => Ok(()),
+            };
         check("plugins", &scenario.plugins)?;
         for group in &scenario.groups {
             check(&format!("peers.{}.plugins", group.name.get_ref()), group.plugins.as_deref().unwrap_or_default())?;
@@ -230,7 +233,8 @@ impl Flaws<'_> {
     }
 
     fn check_named(&self, scenario: &Scenario, named: &[Spanned<String>], field: &str) -> Result<(), ScenarioError> {
-        let is_there = |name: &&Spanned<String>| scenario.groups.iter().any(|group| group.name.get_ref() == name.get_ref());
+        let is_there =
+            |name: &&Spanned<String>| scenario.groups.iter().any(|group| group.name.get_ref() == name.get_ref());
         match named.iter().find(|name| !is_there(name)) {
             Some(name) => self.at(name.span(), field, format!("there is no group `{}`", name.get_ref())),
             None => Ok(()),

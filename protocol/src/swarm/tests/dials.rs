@@ -177,3 +177,38 @@ fn demand_falls_with_supply() {
     swarm.set_seeding(true, at(1));
     assert_eq!(swarm.wanted(), 0);
 }
+
+#[test]
+fn a_seed_among_seeds_slows_down_until_somebody_takes_something() {
+    let mut swarm = swarm_knowing((1..=60).map(nth));
+    swarm.set_seeding(true, at(0));
+    let (mut now, mut key) = (at(0), 0);
+    // Dials one that turns out to be a seed, as soon as it may; says after which pause.
+    let mut one = |swarm: &mut Swarm| {
+        let due = swarm.deadline(now).unwrap();
+        let pause = due.since(now);
+        assert!(pause.is_zero() || swarm.next_dial(due - Duration::from_nanos(1)).is_none());
+        now = due;
+        let Dial { addr, .. } = swarm.next_dial(now).unwrap();
+        key += 1;
+        assert_eq!(open(swarm, key, addr, false), Verdict::Accept);
+        (pause.as_secs(), PeerKey(key), now)
+    };
+    let in_vain = |swarm: &mut Swarm, (pause, key, now)| {
+        swarm.closed(key, CloseKind::BothSeeds, now);
+        pause
+    };
+    let pauses: Vec<_> = (0..16)
+        .map(|_| {
+            let dialled = one(&mut swarm);
+            in_vain(&mut swarm, dialled)
+        })
+        .collect();
+    assert_eq!(pauses, [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 30, 30]);
+    let (pause, taker, now) = one(&mut swarm);
+    assert_eq!(pause, 30);
+    swarm.took(taker, now);
+    swarm.closed(taker, CloseKind::Lost, now);
+    assert_eq!(swarm.deadline(now), Some(now), "somebody wants something: on with it");
+    swarm.check_invariants();
+}
