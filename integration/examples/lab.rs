@@ -9,6 +9,6 @@ fn main() {
     let scenario = Scenario::read(&text, &plugins).unwrap_or_else(|e| panic!("{e}"));
     let begun = Instant::now();
     let report = run(&Plan { name: path, scenario: Arc::new(scenario), folder: ".".into(), extra: vec![], seed });
-    println!("{}", serde_json::to_string_pretty(&(&report.groups, &report.plugins, &report.hops)).unwrap());
+    println!("{}", serde_json::to_string_pretty(&(&report.groups, &report.plugins, &report.hops, &report.ends, report.connections)).unwrap());
     println!("{} lasted {} events {} took {:?}", report.hash(), report.lasted, report.events, begun.elapsed());
 }

@@ -35,6 +35,10 @@ pub struct Report {
     pub learned: Vec<(String, String, String, u64)>,
     /// Every peer.
     pub peers: Vec<PeerReport>,
+    /// Handshakes that succeeded, counted at both ends.
+    pub connections: u64,
+    /// How connections and dials ended, in the engine's words.
+    pub ends: BTreeMap<String, u64>,
     /// Events in all.
     pub events: u64,
     /// A digest of all that happened.
@@ -216,6 +220,8 @@ pub(super) fn of(cast: &Cast, ended: Duration) -> Report {
         hops: hops(&stories),
         learned: learned(cast, &stories),
         peers: cast.peers.iter().zip(&stories).map(|(peer, story)| peer_report(&peer.name, story)).collect(),
+        connections: stories.iter().map(|story| story.connections).sum(),
+        ends: ends(&stories),
         events: stories.iter().map(|story| story.events).sum(),
         digest: hex(&sha1(&digests).0),
     }
@@ -300,6 +306,14 @@ fn hops(stories: &Stories<'_>) -> BTreeMap<String, Vec<u64>> {
         let hops = usize::from(learned.hops);
         counts.resize(counts.len().max(hops + 1), 0);
         counts[hops] += 1;
+    }
+    all
+}
+
+fn ends(stories: &Stories<'_>) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (reason, count) in stories.iter().flat_map(|story| &story.ends) {
+        *all.entry(reason.clone()).or_default() += count;
     }
     all
 }

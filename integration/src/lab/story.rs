@@ -11,6 +11,9 @@ use castanet_core::digest::sha1;
 /// Acquaintances of one peer that are remembered; of more, the way they were learned of is not known.
 const MOST_KNOWN: usize = 4096;
 
+/// Ends of connections that are told apart.
+const MOST_ENDS: usize = 64;
+
 /// How a peer learned of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Learned {
@@ -50,6 +53,9 @@ pub(super) struct Story {
     /// A digest of all its events.
     pub(super) digest: [u8; 20],
     pub(super) failure: Option<String>,
+    pub(super) connections: u64,
+    /// How connections and dials ended, in words.
+    pub(super) ends: BTreeMap<String, u64>,
 }
 
 /// What a plugin brought to one peer and spent for it, in all its lives.
@@ -92,7 +98,13 @@ impl Story {
                 let hops = teller.map_or(0, |teller| hops(teller, peer).saturating_add(1));
                 self.learn(peer, Learned { plugin: plugin.to_string(), hops, at });
             }
+            Happening::PeerLost { reason, .. } => {
+                if self.ends.len() < MOST_ENDS || self.ends.contains_key(reason) {
+                    *self.ends.entry(reason.clone()).or_default() += 1;
+                }
+            }
             Happening::PeerConnected { addr, .. } => {
+                self.connections += 1;
                 let Some(peer) = who(addr.ip()) else { return };
                 self.learn(peer, Learned { plugin: "incoming".into(), hops: 0, at });
                 if self.contact.is_none()

@@ -110,8 +110,13 @@ impl Swarm {
     }
 
     fn has_room_to_dial(&self) -> bool {
-        self.half_open < self.config.most_half_open
+        self.half_open < self.config.most_half_open.min(self.hopes())
             && self.connections.len() + self.half_open < self.config.most_connections
+    }
+
+    /// How many dials may be under way at once, as things look.
+    fn hopes(&self) -> usize {
+        if self.seeding { FREE_DIALS.saturating_sub(self.in_vain.in_a_row).max(1) as usize } else { usize::MAX }
     }
 
     /// Until when a seed should not dial anybody.
