@@ -23,6 +23,9 @@ while IFS= read -r line; do
     torrent=${torrent%%[!0-9]*}
     case $line in
         '{"type":"stop"'*) exit ;;
+        '{"type":"sync"'*) # in a simulation: that was all
+            id=${line#*'"id":'}
+            printf '{"type":"synced","id":%s}\n' "${id%%[!0-9]*}" ;;
         *'"wanted":0,'*) ;; # enough peers: rest
         '{"type":"watch"'* | '{"type":"progress"'*)
             if found=$(peers); then

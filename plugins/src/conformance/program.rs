@@ -56,6 +56,7 @@ struct Talk<'a> {
     options: &'a Options,
     messages: usize,
     peers: usize,
+    synced: bool,
     bad: Option<String>,
     /// The last line on stderr.
     complaint: String,
@@ -67,6 +68,9 @@ const WATCH: &str = concat!(
     r#""name":"Näme \"quoted\"","trackers":[["http://tracker.invalid/announce"],["udp://трекер.invalid:1"]],"#,
     r#""peers":["192.0.2.1:6881"],"port":6881,"peer_id":"2d436e303130302d636f6e666f726d616e636530","wanted":50,"left":null}"#,
 );
+
+/// The id of the only `sync`.
+const SYNC: u64 = 3;
 
 /// A `progress` for the torrent of [`WATCH`].
 fn progress(wanted: usize, left: Option<u64>) -> String {
@@ -80,9 +84,10 @@ impl<'a> Talk<'a> {
         let stdout = Lines::new(stdout, means.clock.clone());
         let stderr = Lines::new(stderr, means.clock.clone());
         let (bad, complaint) = (None, String::new());
-        let (messages, peers, ended) = (0, 0, false);
+        let (messages, peers, synced, ended) = (0, 0, false, false);
+        let stdin = Some(stdin);
         let mut talk =
-            Self { child, stdin: Some(stdin), stdout, stderr, means, options, messages, peers, bad, complaint, ended };
+            Self { child, stdin, stdout, stderr, means, options, messages, peers, synced, bad, complaint, ended };
         let hello = Told::Hello { version: VERSION, engine: &means.user_agent, seed: 1, now: 0.0 };
         if let Some(stdin) = &mut talk.stdin {
             let _ = timeout(HELLO_WITHIN, stdin.write_all(hello.line().as_bytes())).await;
@@ -134,8 +139,11 @@ impl<'a> Talk<'a> {
         self.tell(r#"{"type":"of tomorrow","torrent":7,"wanted":{"many":[1,2.5e300,null]}}"#).await?;
         self.tell(&WATCH.replace(r#""private":false"#, r#""private":false,"colour":["red"]"#)).await?;
         self.tell(&progress(usize::MAX, Some(u64::MAX))).await?;
+        // Not to know this one is no fault.
+        self.tell(&Told::Sync { id: SYNC, now: 1.5 }.line()).await?;
         self.lives()?;
-        Ok("an unknown message and an unknown field".into())
+        let synced = if self.synced { "answers `sync`" } else { "no answer to `sync`, which only a simulation needs" };
+        Ok(format!("an unknown message and an unknown field; {synced}"))
     }
 
     /// It ends after `stop`, or because its stdin was closed.
@@ -211,7 +219,10 @@ impl<'a> Talk<'a> {
                 Err(Complaint::Wrong(what)) => Some(what),
                 _ => None,
             }),
-            Ok(_) => None,
+            Ok(said) => {
+                self.synced |= matches!(said, Said::Synced(SYNC, _));
+                None
+            }
             Err(what) => Some(what),
         };
         self.bad = self.bad.take().or(complaint);

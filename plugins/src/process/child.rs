@@ -1,9 +1,13 @@
 //! A program as a child process, and the lines it prints, read no faster than they are welcome.
 //!
-//! A child leads a process group of its own, so that what it started ends with it: when a [`Child`] is dropped, the whole group
+//! A child leads a process group of its own, so that what it started ends with it: when it is dropped, the whole group
 //! is killed.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{
+    io,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use castanet_core::{Moment, seams::means::Clock};
@@ -27,9 +31,9 @@ pub(crate) struct Program {
 /// A running program. Dropping it kills it and all it started.
 #[derive(Debug)]
 pub(crate) struct Child {
+    // Dropped before the process, whose number it has.
+    group: Group,
     process: tokio::process::Child,
-    #[cfg(unix)]
-    group: Option<rustix::process::Pid>,
 }
 
 /// A program's ends of the pipes.
@@ -42,27 +46,33 @@ pub(crate) struct Pipes {
 impl Program {
     /// Starts it, or says in words why not.
     pub(crate) fn start(&self) -> Result<(Child, Pipes), String> {
-        let (name, arguments) = self.words.split_first().expect("a program has a name");
-        let mut command = tokio::process::Command::new(name);
-        command.args(arguments).envs(self.env.iter().map(|(key, value)| (key, value))).kill_on_drop(true);
+        let mut command = tokio::process::Command::from(self.command());
+        let mut process = command.kill_on_drop(true).spawn().map_err(|error| self.explain(&error))?;
+        let group = process.id().map(Group::of).unwrap_or_default();
+        let pipes = (process.stdin.take(), process.stdout.take(), process.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { return Err("it has no pipes".to_owned()) };
+        Ok((Child { group, process }, Pipes { stdin, stdout, stderr }))
+    }
+    /// How it is started: with pipes, as the leader of a group.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(self.name());
+        command.args(&self.words[1..]).envs(self.env.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
-        command.process_group(0);
-        let mut process = command.spawn().map_err(|error| match error.kind() {
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command
+    }
+    /// Why it could not be started.
+    pub(super) fn explain(&self, error: &io::Error) -> String {
+        let name = self.name();
+        match error.kind() {
             io::ErrorKind::NotFound => format!("there is no program `{name}`"),
             io::ErrorKind::PermissionDenied => format!("`{name}` may not be executed"),
             _ => format!("`{name}` cannot be started: {error}"),
-        })?;
-        let pipes = (process.stdin.take(), process.stdout.take(), process.stderr.take());
-        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { return Err("it has no pipes".to_owned()) };
-        #[cfg(unix)]
-        let group = process.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
-        let child = Child {
-            process,
-            #[cfg(unix)]
-            group,
-        };
-        Ok((child, Pipes { stdin, stdout, stderr }))
+        }
+    }
+    fn name(&self) -> &str {
+        self.words.first().expect("a program has a name")
     }
 }
 
@@ -71,21 +81,39 @@ impl Child {
     pub(crate) async fn ended(&mut self) -> String {
         let status = self.process.wait().await;
         // At once: a number that nobody has is soon given to someone else.
-        self.kill_group();
+        self.group.kill();
         status.map_or_else(|error| error.to_string(), |status| status.to_string())
     }
+}
 
-    fn kill_group(&mut self) {
+/// A program and all it started, where there are process groups. Dropping it kills them.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    #[cfg(unix)]
+    leader: Option<rustix::process::Pid>,
+}
+
+impl Group {
+    /// The group that this process leads.
+    #[cfg_attr(not(unix), expect(unused_variables))]
+    pub(super) fn of(leader: u32) -> Self {
+        Self {
+            #[cfg(unix)]
+            leader: i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw),
+        }
+    }
+    /// Kills them, once.
+    pub(super) fn kill(&mut self) {
         #[cfg(unix)]
-        if let Some(group) = self.group.take() {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        if let Some(leader) = self.leader.take() {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
         }
     }
 }
 
-impl Drop for Child {
+impl Drop for Group {
     fn drop(&mut self) {
-        self.kill_group();
+        self.kill();
     }
 }
 
@@ -93,9 +121,7 @@ impl Drop for Child {
 #[derive(Debug)]
 pub(crate) struct Lines<R> {
     from: R,
-    buffer: BytesMut,
-    /// The rest of a line that was too long is passed over.
-    skipping: bool,
+    cutter: Cutter,
     ended: bool,
     clock: Clock,
     pace: Pace,
@@ -111,36 +137,56 @@ pub(crate) struct TooLong;
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(crate) fn new(from: R, clock: Clock) -> Self {
         let pace = Pace::new(clock.now());
-        Self { from, buffer: BytesMut::new(), skipping: false, ended: false, clock, pace }
+        Self { from, cutter: Cutter::default(), ended: false, clock, pace }
     }
 
     /// The next line; `None` at the end. What the stream ends with need not end with a newline.
     pub(crate) async fn next(&mut self) -> Option<Line> {
         loop {
-            let end = self.buffer.iter().position(|byte| *byte == b'\n');
-            if let Some(end) = end {
-                let line = self.buffer.split_to(end + 1).split_to(end);
-                if std::mem::take(&mut self.skipping) {
-                    continue;
-                }
+            if let Some(line) = self.cutter.next() {
                 sleep(self.pace.pay(LINE_COST, self.clock.now())).await;
-                return Some(if line.len() > LONGEST_LINE { Err(TooLong) } else { Ok(line) });
-            }
-            if self.buffer.len() > LONGEST_LINE {
-                self.buffer.clear();
-                if !std::mem::replace(&mut self.skipping, true) {
-                    return Some(Err(TooLong));
-                }
+                return Some(line);
             }
             if self.ended {
-                let rest = self.buffer.split();
-                return (!rest.is_empty() && !self.skipping).then_some(Ok(rest));
+                return self.cutter.rest();
             }
-            self.buffer.reserve(CHUNK);
-            let read = (&mut self.from).take(CHUNK as u64).read_buf(&mut self.buffer).await.unwrap_or(0);
+            let buffer = &mut self.cutter.buffer;
+            buffer.reserve(CHUNK);
+            let read = (&mut self.from).take(CHUNK as u64).read_buf(buffer).await.unwrap_or(0);
             self.ended = read == 0;
             sleep(self.pace.pay(BYTE_COST * read as u32, self.clock.now())).await;
         }
+    }
+}
+
+/// Cuts what was read into lines. It holds little more than a line, if it is asked for lines after each read.
+#[derive(Debug, Default)]
+pub(super) struct Cutter {
+    /// What was read is put here.
+    pub(super) buffer: BytesMut,
+    /// The rest of a line that was too long is passed over.
+    skipping: bool,
+}
+
+impl Cutter {
+    /// The next line, if it is complete.
+    pub(super) fn next(&mut self) -> Option<Line> {
+        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+            let line = self.buffer.split_to(end + 1).split_to(end);
+            if !std::mem::take(&mut self.skipping) {
+                return Some(if line.len() > LONGEST_LINE { Err(TooLong) } else { Ok(line) });
+            }
+        }
+        if self.buffer.len() <= LONGEST_LINE {
+            return None;
+        }
+        self.buffer.clear();
+        (!std::mem::replace(&mut self.skipping, true)).then_some(Err(TooLong))
+    }
+    /// What is left at the end.
+    pub(super) fn rest(&mut self) -> Option<Line> {
+        let rest = self.buffer.split();
+        (!rest.is_empty() && !self.skipping).then_some(Ok(rest))
     }
 }
 
@@ -192,7 +238,7 @@ mod tests {
         let (_, mut lines) = lines(&text[..]);
         let mut read = Vec::new();
         while let Some(line) = lines.next().await {
-            assert!(lines.buffer.capacity() < 4 * LONGEST_LINE, "{}", lines.buffer.capacity());
+            assert!(lines.cutter.buffer.capacity() < 4 * LONGEST_LINE, "{}", lines.cutter.buffer.capacity());
             read.push(line.map(|line| line.len()));
         }
         assert_eq!(read, [Ok(3), Ok(0), Ok(3), Err(TooLong), Ok(5), Ok(LONGEST_LINE), Ok(4)]);
@@ -210,6 +256,6 @@ mod tests {
         let stuck = tokio::time::timeout(Duration::from_secs(60), async { while endless.next().await.is_some() {} });
         assert!(stuck.await.is_err(), "there is no end");
         assert!(world.now() >= Moment::from_secs(60));
-        assert!(endless.buffer.capacity() < 4 * LONGEST_LINE);
+        assert!(endless.cutter.buffer.capacity() < 4 * LONGEST_LINE);
     }
 }

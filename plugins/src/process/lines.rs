@@ -24,7 +24,7 @@ const MOST_PEERS: usize = 1000;
 const MOST_TRACKERS: usize = 100;
 /// Bytes of a tracker's URL.
 const LONGEST_URL: usize = 2048;
-/// The longest time that a program can say it is idle.
+/// The longest time for which a program can say that it is idle or sleeps.
 const LONGEST_IDLE: f64 = 7.0 * 86400.0;
 /// Bytes of trackers, and of peers, that a program is told of: with quotes escaped they fit into a line.
 const MOST_LISTED: usize = 12 * 1024;
@@ -49,6 +49,8 @@ pub(crate) enum Told<'a> {
     NetworkChanged { torrent: u64 },
     /// The torrent is gone.
     Unwatch { torrent: u64 },
+    /// Say all there is to say at this time, then that this was it: time stands meanwhile (in lockstep only).
+    Sync { id: u64, now: f64 },
     /// End within so many seconds. The last line.
     Stop { within: f64 },
 }
@@ -146,6 +148,8 @@ pub(crate) enum Said {
     Hello(u32),
     /// This is for the stream of one torrent, or of all of them.
     Finds(Option<u64>, Vec<Find>),
+    /// It has said all there is to say at the time of this `sync`, and wants to be woken by another after so long.
+    Synced(u64, Option<Duration>),
     /// It has nothing to say any more, ever.
     Bye,
     /// Something of a later version.
@@ -204,6 +208,10 @@ enum Raw {
         torrent: u64,
         retry_in: Option<f64>,
     },
+    Synced {
+        id: u64,
+        wake_in: Option<f64>,
+    },
     Bye,
     #[serde(other)]
     Unknown,
@@ -233,11 +241,16 @@ pub(crate) fn read(line: &[u8], plugin: &Arc<str>, now: Moment) -> Result<Said, 
         Raw::Condition { text } => Said::Finds(None, vec![Ok(Found::Condition(plain(text.as_bytes())))]),
         Raw::Error { torrent, text } => Said::Finds(torrent, vec![Err(Complaint::Said(plain(text.as_bytes())))]),
         Raw::Idle { torrent, retry_in } => {
-            let pause = |seconds: f64| Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_IDLE));
-            let retry_at = retry_in.filter(|seconds| !seconds.is_nan()).map(|seconds| now + pause(seconds));
+            let retry_at = retry_in.and_then(pause).map(|pause| now + pause);
             Said::Finds(Some(torrent), vec![Ok(Found::Idle { retry_at })])
         }
+        Raw::Synced { id, wake_in } => Said::Synced(id, wake_in.and_then(pause)),
     })
+}
+
+/// So many seconds, within reason.
+fn pause(seconds: f64) -> Option<Duration> {
+    (!seconds.is_nan()).then(|| Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_IDLE)))
 }
 
 /// The peers that can be dialled, and a word about the first that cannot.
@@ -343,6 +356,9 @@ mod tests {
             (r#"{"type":"idle","torrent":1,"retry_in":5}"#, idle(Some(Moment::from_secs(15)))),
             (r#"{"type":"idle","torrent":1,"retry_in":-5}"#, idle(Some(Moment::from_secs(10)))),
             (r#"{"type":"idle","torrent":1,"retry_in":1e300}"#, idle(Some(Moment::from_secs(10 + 7 * 86400)))),
+            (r#"{"type":"synced","id":3}"#, Said::Synced(3, None)),
+            (r#"{"type":"synced","id":3,"wake_in":0.5}"#, Said::Synced(3, Some(Duration::from_millis(500)))),
+            (r#"{"type":"synced","id":3,"wake_in":-1e300}"#, Said::Synced(3, Some(Duration::ZERO))),
             (r#"{"type":"bye"}"#, Said::Bye),
             (r#"{"type":"of tomorrow","torrent":"?"}"#, Said::Unknown),
         ];
@@ -377,8 +393,8 @@ mod tests {
         }
         #[test]
         fn no_fields_make_it_panic(
-            kind in "hello|peers|trackers|notice|condition|error|idle|bye|x",
-            field in "torrent|peers|text|retry_in|version|trackers",
+            kind in "hello|peers|trackers|notice|condition|error|idle|synced|bye|x",
+            field in "torrent|peers|text|retry_in|version|trackers|id|wake_in",
             value in r#"-?[0-9]{1,30}|"[a-z0-9:.\[\]é]{0,30}"|null|\[[0-9,]{0,9}\]|\{\}|1e999"#,
         ) {
             let _ = read(format!(r#"{{"type":"{kind}","torrent":1,"{field}":{value}}}"#).as_bytes(), &"f".into(), Moment::NEVER);

@@ -3,12 +3,19 @@
 //! One child process serves all torrents. [`Discovery::run`] starts it, speaks, listens, and starts it again with growing
 //! pauses when it ends, says no hello in time or prints nonsense; the next one hears of every torrent again. What a program does
 //! cannot block the engine or fill its memory: what it is told waits in `outbox`, what it says is read at a
-//! limited pace by `child` and checked by `lines`. A program opens its own sockets: whether that is
+//! limited pace by `child`, checked by `lines` and passed on by `ear`. A program opens its own sockets: whether that is
 //! welcome in a simulation, behind a proxy or on a bound interface is for the embedder to decide.
+//!
+//! There are two ways to live with a program. In `live` it runs beside the engine in real time. In `lockstep` time stands
+//! while it thinks, so that a simulation can have it and be replayed.
 
 pub(crate) mod child;
+mod ear;
 pub(crate) mod lines;
+mod live;
+mod lockstep;
 mod outbox;
+mod partner;
 #[cfg(test)]
 mod tests;
 
@@ -26,23 +33,18 @@ use castanet_core::{
         means::Means,
     },
 };
-use castanet_protocol::tracker::plain;
 use tokio::{
-    io::AsyncWriteExt,
-    process::{ChildStderr, ChildStdin, ChildStdout},
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use crate::driven::driven;
-use child::{Line, Lines, Program};
-use lines::{Complaint, LONGEST_LINE, Said, Told, VERSION};
+use child::{Line, Program};
+use lines::{LONGEST_LINE, Said, Told, VERSION};
 use outbox::Outbox;
 
 /// How long a program may take to say hello.
 pub(crate) const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// Bad lines that are forgiven.
-const MOST_BAD_LINES: usize = 10;
 /// The first pause before a program is started again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
@@ -53,10 +55,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for the exit code of a program that closed its stdout, and for the last lines of one that exited.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+const SETTINGS: [&str; 5] = ["name", "command", "env", "private", "lockstep"];
+
 /// Makes a plugin of a program.
 ///
 /// Settings: `name`, under which it is registered · `command`, the program and its arguments as words with quotes, without a
-/// shell · `env`, further environment as words KEY=VALUE · `private`, `true` if it may serve private torrents (BEP 27), too.
+/// shell · `env`, further environment as words KEY=VALUE · `private`, `true` if it may serve private torrents (BEP 27), too ·
+/// `lockstep`, `true` in a simulation: the thread stands until the program has answered, and with it paused time. The program
+/// must answer `sync` then; no I/O driver is needed.
 ///
 /// # Errors
 /// If a setting is missing, unknown or unreadable. Whether there is such a program shows when it is started.
@@ -64,23 +70,29 @@ pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, D
     let name = settings.0.get("name").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| DiscoveryError::Unusable("a plugin in another program needs a name".into()))?;
     let unusable = |what: String| DiscoveryError::Unusable(format!("the plugin {name}: {what}"));
-    if let Some(key) = settings.0.keys().find(|key| !["name", "command", "env", "private"].contains(&key.as_str())) {
+    if let Some(key) = settings.0.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
         return Err(unusable(format!("a plugin in another program has no setting {key}")));
     }
-    let private = match settings.0.get("private").map(String::as_str) {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(other) => return Err(unusable(format!("private is `{other}`, not true or false"))),
-    };
+    let private = flag(settings, "private").map_err(unusable)?;
     let shared = Shared {
         name: name.as_str().into(),
         program: program(settings).map_err(unusable)?,
+        lockstep: flag(settings, "lockstep").map_err(unusable)?,
         means: means.clone(),
         outbox: Mutex::default(),
         untold: Notify::new(),
         phase: watch::Sender::new(Phase::Idle),
     };
     Ok(Arc::new(Process { shared: Arc::new(shared), private }))
+}
+
+/// A setting that is `true` or `false`; without it, `false`.
+fn flag(settings: &Settings, key: &str) -> Result<bool, String> {
+    match settings.0.get(key).map(String::as_str) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(format!("{key} is `{other}`, not true or false")),
+    }
 }
 
 /// What is to be started, or what is wrong with it.
@@ -111,6 +123,8 @@ struct Process {
 struct Shared {
     name: Arc<str>,
     program: Program,
+    /// Time stands while the program thinks.
+    lockstep: bool,
     means: Means,
     outbox: Mutex<Outbox>,
     /// The outbox has something new.
@@ -137,6 +151,19 @@ enum End {
     Bye,
     /// In words.
     Failed(String),
+}
+
+impl End {
+    /// With the last words on stderr, if it failed.
+    fn explained(self, complaint: &str) -> Self {
+        match self {
+            Self::Failed(reason) if !complaint.is_empty() => Self::Failed(format!("{reason}: {complaint}")),
+            end => end,
+        }
+    }
+    fn no_hello() -> Self {
+        Self::Failed(format!("it said no hello within {} s", HELLO_WITHIN.as_secs()))
+    }
 }
 
 impl fmt::Debug for Process {
@@ -237,7 +264,7 @@ impl Ending<'_> {
         let mut pause = FIRST_PAUSE;
         while *phase.borrow() == Phase::Running {
             let start = shared.means.clock.now();
-            let end = shared.live().await;
+            let end = if shared.lockstep { shared.live_in_lockstep().await } else { shared.live().await };
             let now = shared.means.clock.now();
             shared.tell(|outbox, now| outbox.restart(now));
             let End::Failed(reason) = end else { return };
@@ -265,151 +292,21 @@ impl Shared {
         f(&mut self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A program's life, from its start to its end.
-    async fn live(&self) -> End {
-        let (mut child, pipes) = match self.program.start() {
-            Ok(started) => started,
-            Err(reason) => return End::Failed(reason),
-        };
-        let complaint = Mutex::new(String::new());
-        let mut stderr = std::pin::pin!(self.repeat(pipes.stderr, &complaint));
-        let end = tokio::select! {
-            biased;
-            end = self.listen(pipes.stdout) => Some(end),
-            end = self.speak(pipes.stdin) => Some(end),
-            status = async { let status = child.ended().await; sleep(LAST_WORDS).await; status } => {
-                Some(Some(End::Failed(format!("it ended ({status})"))))
-            }
-            () = &mut stderr => None,
-        };
-        let end = match end.flatten() {
-            Some(end) => end,
-            // It closed its stdout; most likely it has ended, and there is a reason to be told.
-            None => tokio::select! {
-                biased;
-                status = timeout(LAST_WORDS, async { let status = child.ended().await; sleep(LAST_WORDS / 10).await; status }) => {
-                    End::Failed(status.map_or("it closed its stdout".into(), |status| format!("it ended ({status})")))
-                }
-                () = &mut stderr => End::Failed("it ended".into()),
-            },
-        };
-        if matches!(*self.phase.borrow(), Phase::Closing(_)) {
-            return End::Stopped;
-        }
-        let complaint = complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        match end {
-            End::Failed(reason) if !complaint.is_empty() => End::Failed(format!("{reason}: {complaint}")),
-            end => end,
-        }
-    }
-
-    /// Logs what the program prints to stderr; the last line explains its end. Does not end.
-    async fn repeat(&self, stderr: ChildStderr, last: &Mutex<String>) {
-        let mut lines = Lines::new(stderr, self.means.clock.clone());
-        while let Some(line) = lines.next().await {
-            let text = line.map_or_else(|_| "(a very long line)".to_owned(), |line| plain(&line));
-            if !text.is_empty() {
-                tracing::info!(plugin = %self.name, "{text}");
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = text;
-            }
-        }
-        std::future::pending().await
-    }
-
-    /// Tells the program what there is to tell, until it is to stop; then waits for its end as long as it may take.
-    async fn speak(&self, mut stdin: ChildStdin) -> Option<End> {
-        let now = self.means.clock.now();
-        let mut phase = self.phase.subscribe();
+    /// The first line.
+    fn hello(&self) -> String {
         // Numbers above 2^53 are not the same number in every language.
         let (seed, engine) = (self.means.seed % (1 << 53), &*self.means.user_agent);
-        let hello = Told::Hello { version: VERSION, engine, seed, now: now.as_secs_f64() }.line();
-        let mut whole = false;
-        let talk = async {
-            let mut text = Some(hello);
-            loop {
-                if let Some(text) = text {
-                    whole = false;
-                    stdin.write_all(text.as_bytes()).await?;
-                    whole = true;
-                }
-                let now = self.means.clock.now();
-                let pause;
-                (text, pause) = self.outbox(|outbox| (outbox.poll(now), outbox.deadline().since(now)));
-                if text.is_none() {
-                    tokio::select! { biased; () = self.untold.notified() => {}, () = sleep(pause) => {} }
-                }
-            }
-        };
-        let closing = |phase: &Phase| match phase {
-            Phase::Closing(deadline) => Some(*deadline),
-            _ => None,
-        };
-        let failed: Result<(), std::io::Error> = tokio::select! {
-            biased;
-            _ = phase.wait_for(|phase| closing(phase).is_some()) => Ok(()),
-            failed = talk => failed,
-        };
-        if failed.is_err() {
-            // It does not listen any more. That alone is no reason to end it: it may still find peers.
-            let _ = phase.wait_for(|phase| closing(phase).is_some()).await;
-        }
-        let left = closing(&phase.borrow()).map(|deadline| deadline.since(self.means.clock.now())).unwrap_or_default();
-        let stop = Told::Stop { within: left.as_secs_f64() }.line();
-        let last = async {
-            if failed.is_ok() && whole {
-                let _ = stdin.write_all(stop.as_bytes()).await;
-            }
-            drop(stdin);
-            std::future::pending::<()>().await;
-        };
-        let _ = timeout(left, last).await;
-        Some(End::Stopped)
+        Told::Hello { version: VERSION, engine, seed, now: self.means.clock.now().as_secs_f64() }.line()
     }
-
-    /// Believes what can be believed of what the program says, until its end (`None`) or until it is unbearable.
-    async fn listen(&self, stdout: ChildStdout) -> Option<End> {
-        let mut lines = Lines::new(stdout, self.means.clock.clone());
-        let hello = timeout(HELLO_WITHIN, self.greet(&mut lines)).await;
-        let late = || format!("it said no hello within {} s", HELLO_WITHIN.as_secs());
-        if let Err(end) = hello.unwrap_or_else(|_| Err(Some(End::Failed(late())))) {
-            return end;
-        }
-        let mut bad = 0;
-        while let Some(line) = lines.next().await {
-            match self.read(line) {
-                Ok(Said::Bye) => return Some(End::Bye),
-                Ok(Said::Finds(torrent, finds)) => {
-                    for find in finds {
-                        self.find(torrent, find.map_err(|complaint| complaint.of(&self.name))).await;
-                    }
-                }
-                Ok(Said::Hello(_) | Said::Unknown) => {}
-                Err(what) => {
-                    bad += 1;
-                    if bad > MOST_BAD_LINES {
-                        return Some(End::Failed(format!("it prints what is no message: {what}")));
-                    }
-                    self.find(None, Err(Complaint::Wrong(what).of(&self.name))).await;
-                }
-            }
-        }
-        None
-    }
-
-    /// Waits for its hello, which is its first line.
-    async fn greet(&self, lines: &mut Lines<ChildStdout>) -> Result<(), Option<End>> {
-        let failed = |text| Err(Some(End::Failed(text)));
-        match self.read(lines.next().await.ok_or(None)?) {
-            Ok(Said::Hello(VERSION)) => Ok(()),
-            Ok(Said::Hello(other)) => {
-                failed(format!("it speaks version {other} of the plugin protocol, not {VERSION}"))
-            }
-            Ok(Said::Bye) => Err(Some(End::Bye)),
-            Ok(_) => failed("its first line is no hello".into()),
-            Err(what) => failed(format!("its first line is no hello: {what}")),
+    /// Waits until the program is to end, and says until when.
+    async fn closing(&self) -> Moment {
+        let mut phase = self.phase.subscribe();
+        let closing = phase.wait_for(|phase| matches!(phase, Phase::Closing(_))).await.map(|phase| *phase);
+        match closing {
+            Ok(Phase::Closing(deadline)) => deadline,
+            _ => std::future::pending().await,
         }
     }
-
     fn read(&self, line: Line) -> Result<Said, String> {
         let line = line.map_err(|_| format!("a line of more than {} KiB", LONGEST_LINE / 1024))?;
         lines::read(&line, &self.name, self.means.clock.now())

@@ -1,6 +1,8 @@
 //! The plugin with real programs: small ones for the shell. Where the clock is paused it runs ahead while a program is silent,
 //! which is the point of those tests.
 
+mod lockstep;
+
 use std::path::Path;
 
 use castanet_core::seams::discovery::{PeerFate, PeerOutcome, SwarmEvent};
@@ -97,6 +99,7 @@ fn settings_are_read_or_refused() {
         (&[("name", "n"), ("command", "a 'b")], "open quote"),
         (&[("name", "n"), ("command", "x"), ("env", "Y")], "KEY=VALUE"),
         (&[("name", "n"), ("command", "x"), ("private", "yes")], "true or false"),
+        (&[("name", "n"), ("command", "x"), ("lockstep", "1")], "lockstep is `1`, not true or false"),
         (&[("name", "n"), ("command", "x"), ("colour", "red")], "colour"),
     ] {
         let error = build(&means, &settings(bad)).unwrap_err().to_string();
