@@ -4,11 +4,15 @@
 //! with a [`Report`]. Nothing comes from outside: the same plan gives the same report in every process.
 
 mod disk;
+pub mod experiment;
+mod faults;
 mod report;
 mod run;
 pub mod scenario;
+pub mod statistics;
 mod story;
 mod sybil;
+mod world;
 
 pub use self::{
     report::{ContactReport, GroupReport, PeerReport, PluginWorth, Report, Spread},

@@ -25,7 +25,9 @@ pub struct Report {
     pub lasted: f64,
     /// Who took part.
     pub groups: Vec<GroupReport>,
-    /// What each plugin brought to all honest peers that were not complete from the start, and spent.
+    /// The honest peers that began without the torrent, together: what follows is about them.
+    pub seekers: GroupReport,
+    /// What each plugin brought them, and spent.
     pub plugins: Vec<PluginWorth>,
     /// When each of these peers was complete, counted from its joining, in order.
     pub completions: Vec<f64>,
@@ -54,6 +56,8 @@ pub struct GroupReport {
     pub count: usize,
     /// They had every piece from the start.
     pub seed: bool,
+    /// How many came.
+    pub joined: usize,
     /// How many have every piece now.
     pub complete: usize,
     /// Time to the first peer known.
@@ -169,7 +173,7 @@ impl Report {
 }
 
 /// Bytes in hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -214,7 +218,12 @@ pub(super) fn of(cast: &Cast, ended: Duration) -> Report {
         about: cast.scenario.about.clone(),
         seed: cast.seed,
         lasted: seconds(ended),
-        groups: (0..groups.len()).map(|group| group_report(cast, &stories, group)).collect(),
+        groups: (0..groups.len())
+            .map(|at| {
+                group_report(cast, &stories, &groups[at].name.get_ref().clone(), |peer| cast.peers[peer].group == at)
+            })
+            .collect(),
+        seekers: group_report(cast, &stories, "seekers", seeks),
         plugins: plugins(&seekers),
         completions,
         hops: hops(&stories),
@@ -233,24 +242,20 @@ fn times(stories: &[&Story], station: Milestone) -> Vec<f64> {
     stories.iter().filter_map(|story| story.reached.get(&station)).copied().map(seconds).collect()
 }
 
-fn group_report(cast: &Cast, stories: &Stories<'_>, group: usize) -> GroupReport {
-    let members: Vec<usize> = (0..cast.peers.len()).filter(|at| cast.peers[*at].group == group).collect();
+fn group_report(cast: &Cast, stories: &Stories<'_>, name: &str, is_member: impl Fn(usize) -> bool) -> GroupReport {
+    let members: Vec<usize> = (0..cast.peers.len()).filter(|at| is_member(*at)).collect();
     let theirs: Vec<&Story> = members.iter().map(|at| &*stories[*at]).collect();
-    let described = &cast.scenario.groups[group];
-    let spread = |station| {
-        // Who has everything from the start seeks nothing.
-        Spread::of(if described.seed { Vec::new() } else { times(&theirs, station) })
-    };
+    let seed = !members.is_empty() && members.iter().all(|at| cast.group_of(&cast.peers[*at]).seed);
+    // Who has everything from the start seeks nothing.
+    let spread = |station| Spread::of(if seed { Vec::new() } else { times(&theirs, station) });
     let sum = |what: fn(&Story) -> u64| theirs.iter().map(|story| what(story)).sum();
-    let ratios: Vec<f64> = theirs
-        .iter()
-        .filter(|story| story.downloaded > 0)
-        .map(|story| story.uploaded as f64 / story.downloaded as f64)
-        .collect();
+    let takers = theirs.iter().filter(|story| story.downloaded > 0);
+    let ratios: Vec<f64> = takers.map(|story| story.uploaded as f64 / story.downloaded as f64).collect();
     GroupReport {
-        name: described.name.get_ref().clone(),
+        name: name.to_owned(),
         count: members.len(),
-        seed: described.seed,
+        seed,
+        joined: theirs.iter().filter(|story| story.joined.is_some()).count(),
         complete: members.iter().filter(|at| cast.peers[**at].disk.is_full()).count(),
         first_peer: spread(Milestone::FirstPeer),
         metadata: spread(Milestone::Metadata),
@@ -259,6 +264,23 @@ fn group_report(cast: &Cast, stories: &Stories<'_>, group: usize) -> GroupReport
         downloaded: sum(|story| story.downloaded),
         wasted: sum(|story| story.wasted),
         fairness: fairness(&ratios),
+    }
+}
+
+impl GroupReport {
+    /// Of those who came, the share that is complete.
+    pub(super) fn complete_share(&self) -> Option<f64> {
+        (self.joined > 0).then(|| self.complete as f64 / self.joined as f64)
+    }
+
+    /// Of the bytes that came, the share that was bad or came twice.
+    pub(super) fn wasted_share(&self) -> Option<f64> {
+        (self.downloaded > 0).then(|| self.wasted as f64 / self.downloaded as f64)
+    }
+
+    /// Of something that all plugins of a run brought or spent, the share of one of its seekers.
+    pub(super) fn each(&self, what: fn(&PluginWorth) -> u64, run: &Report) -> Option<f64> {
+        (self.joined > 0).then(|| run.plugins.iter().map(what).sum::<u64>() as f64 / self.joined as f64)
     }
 }
 

@@ -6,16 +6,15 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     future::pending,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use castanet::{EngineBuilder, Listen, Magnet, Torrent, TorrentEvent, TorrentHandle, seams::discovery::Build};
-use castanet_core::seams::transport::Transport;
-use castanet_transports::{link::Link, memory::MemoryTransport, race::Race, resolver::FixedResolver, utp::Utp};
+use castanet::{Happening, Magnet, Torrent, TorrentEvent, TorrentHandle, seams::discovery::Build};
+use castanet_transports::{link::Link, resolver::FixedResolver};
 use tokio::{
     sync::{
         Notify,
@@ -27,20 +26,17 @@ use tokio::{
 
 use super::{
     disk::Disk,
+    faults,
     report::{self, Report},
-    scenario::{Behaviour, Group, Scenario, Way},
+    scenario::{Behaviour, Group, Scenario},
     story::Story,
-    sybil,
+    world::{Addresses, Common, furnish, lans, payload},
 };
 use crate::{
     payload::Payload,
     universe::{Host, Universe, universe},
 };
 
-/// Where everybody listens.
-const PORT: u16 = 6881;
-/// What a slow peer sends a second.
-const SLOW: u64 = 2 << 10;
 /// How long one who leaves takes for good-byes.
 const GOOD_BYE: Duration = Duration::from_secs(5);
 /// How long after the last completion the run goes on, so that what it came to is counted.
@@ -83,17 +79,17 @@ pub(super) struct Peer {
     pub(super) joins: Duration,
     leaves: Option<Duration>,
     stays: Option<Duration>,
-    host: Host,
+    pub(super) host: Host,
     handle: RefCell<Option<TorrentHandle>>,
     completed: Notify,
 }
 
 /// The world of a run, and who is in it.
 pub(super) struct Stage<'a> {
-    world: &'a Universe,
-    cast: Rc<Cast>,
-    trackers: BTreeMap<String, IpAddr>,
-    nodes: Vec<Host>,
+    pub(super) world: &'a Universe,
+    pub(super) cast: Rc<Cast>,
+    pub(super) trackers: BTreeMap<String, IpAddr>,
+    pub(super) nodes: Vec<Host>,
 }
 
 /// What the lives of all peers share.
@@ -104,7 +100,7 @@ pub(super) struct Cast {
     pub(super) peers: Vec<Peer>,
     payload: Payload,
     by_ip: BTreeMap<IpAddr, usize>,
-    zero: Cell<Instant>,
+    pub(super) zero: Cell<Instant>,
 }
 
 impl<'a> Stage<'a> {
@@ -134,12 +130,13 @@ impl<'a> Stage<'a> {
         let nodes = common.nodes(world, &mut addresses);
         common.sybils(world, &mut addresses, payload.metainfo.info_hashes.wire());
         let bytes: Arc<[u8]> = payload.files.iter().flat_map(|(_, data)| data.iter().copied()).collect();
+        let lans = lans(&scenario);
         let mut peers = Vec::new();
         for (at, group) in scenario.groups.iter().enumerate() {
             for number in 1..=*group.count.get_ref() {
                 let disk = Disk::new(bytes.clone(), scenario.torrent.piece.get_ref().0 as usize, group.seed);
                 let place = world.place(addresses.next());
-                world.net().set_uplink(place.ip(), group.up.map(|rate| rate.0));
+                furnish(world, place.ip(), group, &lans);
                 let host = common.host(world, place, at, disk.clone());
                 peers.push(Peer {
                     group: at,
@@ -168,6 +165,7 @@ impl<'a> Stage<'a> {
         let lives: Vec<JoinHandle<()>> =
             (0..cast.peers.len()).map(|peer| actix_rt::spawn(cast.clone().live(peer))).collect();
         let lasts = cast.scenario.lasts.get_ref().0;
+        let faults = faults::happen(&self);
         while cast.now() < lasts && (cast.scenario.whole || !cast.is_over()) {
             sleep(Duration::from_millis(250)).await;
         }
@@ -175,7 +173,7 @@ impl<'a> Stage<'a> {
         if ended < lasts {
             sleep(AFTERWARDS).await;
         }
-        for life in lives {
+        for life in lives.into_iter().chain(faults) {
             life.abort();
             let _ = life.await;
         }
@@ -201,6 +199,10 @@ impl<'a> Stage<'a> {
 }
 
 impl Cast {
+    pub(super) fn group_of(&self, peer: &Peer) -> &Group {
+        &self.scenario.groups[peer.group]
+    }
+
     /// Time since the scenario began.
     fn now(&self) -> Duration {
         self.zero.get().elapsed()
@@ -241,7 +243,7 @@ impl Cast {
     }
 
     /// Its engine starts, or starts again, and gets the torrent.
-    async fn begin(self: Rc<Self>, peer: usize) {
+    pub(super) async fn begin(self: Rc<Self>, peer: usize) {
         let this = &self.peers[peer];
         this.host.start().await;
         let handle = this.host.engine().add(self.torrent(peer)).await.expect("the torrent can be handled");
@@ -251,7 +253,7 @@ impl Cast {
     }
 
     fn torrent(&self, peer: usize) -> Torrent {
-        let group = &self.scenario.groups[self.peers[peer].group];
+        let group = self.group_of(&self.peers[peer]);
         let torrent = if self.scenario.torrent.magnet && !group.seed {
             let link = Magnet {
                 trackers: self.payload.metainfo.trackers.concat(),
@@ -289,8 +291,8 @@ impl Cast {
             story.ok().and_then(|story| story.learned.get(&about).map(|learned| learned.hops)).unwrap_or(0)
         };
         this.story.borrow_mut().heard(event, self.now(), who, hops);
-        if matches!(event.what, castanet::Happening::Complete) {
-            let group = &self.scenario.groups[this.group];
+        if matches!(event.what, Happening::Complete) {
+            let group = self.group_of(this);
             if group.behaviour == Behaviour::Liar {
                 this.disk.lie();
             }
@@ -304,147 +306,15 @@ impl Peer {
         self.story.borrow().joined.is_some()
     }
 
+    /// Was it killed, and has not come back?
+    pub(super) fn is_dead(&self) -> bool {
+        self.has_joined() && self.story.borrow().left.is_none() && !self.host.is_up()
+    }
+
     /// Adds up what its torrent came to, which is about to end.
-    fn harvest(&self) {
+    pub(super) fn harvest(&self) {
         if let Some(handle) = self.handle.take() {
             self.story.borrow_mut().harvest(&handle.state());
-        }
-    }
-}
-
-/// What the engines of all hosts are made with.
-#[derive(Clone)]
-struct Common {
-    folder: PathBuf,
-    extra: Vec<Extra>,
-    scenario: Arc<Scenario>,
-    names: FixedResolver,
-    /// Where everyone's DHT begins.
-    well_known: Rc<RefCell<Vec<String>>>,
-}
-
-impl Common {
-    /// The nodes of the DHT that are no peers, at rest.
-    fn nodes(&self, world: &Universe, addresses: &mut Addresses) -> Vec<Host> {
-        let dht = &self.scenario.dht;
-        let places: Vec<_> = (0..dht.nodes).map(|_| world.place(addresses.next())).collect();
-        let known = places.iter().take(dht.bootstrap);
-        self.well_known.borrow_mut().extend(known.map(|place| SocketAddr::new(place.ip(), PORT).to_string()));
-        let well_known = self.well_known.borrow().join(",");
-        let mut hosts = Vec::new();
-        for place in places {
-            let well_known = well_known.clone();
-            hosts.push(world.resting_host(place, move |engine, net| {
-                let engine = engine.transports(vec![Arc::new(net.clone())]).retain_plugins(|_| false);
-                let engine = engine.enable_plugin("dht").plugin_setting("dht", "always", "true");
-                engine.plugin_setting("dht", "bootstrap", &well_known)
-            }));
-        }
-        hosts
-    }
-
-    fn sybils(&self, world: &Universe, addresses: &mut Addresses, target: [u8; 20]) {
-        let dht = &self.scenario.dht;
-        let places: Vec<_> = (0..dht.sybils).map(|_| world.place(addresses.next())).collect();
-        let friends: Vec<_> = places.iter().map(|place| SocketAddr::new(place.ip(), PORT)).collect();
-        self.well_known.borrow_mut().extend(friends.iter().take(dht.known_sybils).map(ToString::to_string));
-        for (number, place) in (0..).zip(places) {
-            world.let_live(sybil::lie(place, PORT, number, target, friends.clone()));
-        }
-    }
-
-    /// A peer's host, at rest.
-    fn host(&self, world: &Universe, place: MemoryTransport, group: usize, disk: Disk) -> Host {
-        let (common, seed) = (self.clone(), world.seed());
-        world.resting_host(place, move |engine, net| {
-            common.engine(engine, net, &common.scenario.groups[group], &disk, seed)
-        })
-    }
-
-    fn engine(
-        &self,
-        engine: EngineBuilder,
-        net: &MemoryTransport,
-        group: &Group,
-        disk: &Disk,
-        seed: u64,
-    ) -> EngineBuilder {
-        let way = |way: &Way| -> Arc<dyn Transport> {
-            match way {
-                Way::Tcp => Arc::new(net.clone()),
-                Way::Utp => Arc::new(Utp::new(Arc::new(net.clone()), seed)),
-            }
-        };
-        let ways: Vec<_> = self.scenario.network.transports.iter().map(way).collect();
-        let ways = if ways.len() > 1 { vec![Arc::new(Race::new(ways)) as Arc<dyn Transport>] } else { ways };
-        let mut engine = engine
-            .listen(Listen::At(vec![SocketAddr::new(net.ip(), PORT)]))
-            .transports(ways)
-            .resolver(Arc::new(self.names.clone()))
-            .storage(Arc::new(disk.clone()))
-            .most_connections(group.connections)
-            .max_down(group.down.map(|rate| rate.0));
-        if group.behaviour == Behaviour::Slow {
-            engine = engine.max_up(Some(SLOW));
-        }
-        for (name, build) in &self.extra {
-            engine = engine.discovery(name, *build);
-        }
-        for program in &self.scenario.programs {
-            engine = engine.process_plugin(program.name.get_ref(), &program.command);
-        }
-        let plugins: Vec<&str> = group
-            .plugins
-            .as_ref()
-            .unwrap_or(&self.scenario.plugins)
-            .iter()
-            .map(|name| name.get_ref().as_str())
-            .collect();
-        for name in &plugins {
-            engine = engine.enable_plugin(name);
-        }
-        // Whom a group knows it knows whatever the scenario tries.
-        engine = engine.retain_plugins(|name| plugins.contains(&name) || name == "fixed" && !group.knows.is_empty());
-        engine = engine.plugin_setting("dht", "bootstrap", &self.well_known.borrow().join(","));
-        for (plugin, settings) in &self.scenario.settings {
-            for (key, value) in settings {
-                engine = engine.plugin_setting(plugin, key, value);
-            }
-        }
-        engine
-    }
-}
-
-/// The payload, with the scenario's trackers.
-fn payload(scenario: &Scenario, seed: u64) -> Payload {
-    let (pieces, piece) = (*scenario.torrent.pieces.get_ref(), scenario.torrent.piece.get_ref().0);
-    let payload = Payload::one_file("payload", pieces as usize * piece as usize, piece as u32, seed);
-    if scenario.torrent.private { payload.private() } else { payload }
-}
-
-/// Addresses as hosts of the internet have them, each once.
-struct Addresses {
-    random: fastrand::Rng,
-    taken: BTreeSet<Ipv4Addr>,
-}
-
-impl Addresses {
-    fn next(&mut self) -> IpAddr {
-        loop {
-            let ip = Ipv4Addr::from_bits(self.random.u32(..));
-            let [first, second, ..] = ip.octets();
-            let is_special = ip.is_private()
-                || ip.is_link_local()
-                || ip.is_documentation()
-                || first == 0
-                || first == 127
-                || first >= 224
-                || (first, second & 0xc0) == (100, 64)
-                || (first, second & 0xfe) == (198, 18)
-                || (first, second) == (192, 0);
-            if !is_special && self.taken.insert(ip) {
-                return ip.into();
-            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -26,6 +27,8 @@ pub(crate) struct Program {
     pub(crate) words: Vec<String>,
     /// What is added to our environment.
     pub(crate) env: Vec<(String, String)>,
+    /// Where it runs; `None`: where we do.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// A running program. Dropping it kills it and all it started.
@@ -57,6 +60,9 @@ impl Program {
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(self.name());
         command.args(&self.words[1..]).envs(self.env.iter().map(|(key, value)| (key, value)));
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

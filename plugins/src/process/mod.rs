@@ -21,6 +21,7 @@ mod tests;
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -55,12 +56,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for the exit code of a program that closed its stdout, and for the last lines of one that exited.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-const SETTINGS: [&str; 5] = ["name", "command", "env", "private", "lockstep"];
+const SETTINGS: [&str; 6] = ["name", "command", "env", "folder", "private", "lockstep"];
 
 /// Makes a plugin of a program.
 ///
 /// Settings: `name`, under which it is registered · `command`, the program and its arguments as words with quotes, without a
-/// shell · `env`, further environment as words KEY=VALUE · `private`, `true` if it may serve private torrents (BEP 27), too ·
+/// shell · `env`, further environment as words KEY=VALUE · `folder`, where it runs, if not where we do · `private`, `true` if it may serve private torrents (BEP 27), too ·
 /// `lockstep`, `true` in a simulation: the thread stands until the program has answered, and with it paused time. The program
 /// must answer `sync` then; no I/O driver is needed.
 ///
@@ -111,7 +112,8 @@ pub(crate) fn program(settings: &Settings) -> Result<Program, String> {
         _ => Err(format!("its env has `{word}` where KEY=VALUE should be")),
     };
     let env = words("env")?.into_iter().map(pair).collect::<Result<_, _>>()?;
-    Ok(Program { words: command, env })
+    let folder = settings.0.get("folder").map(PathBuf::from);
+    Ok(Program { words: command, env, folder })
 }
 
 struct Process {

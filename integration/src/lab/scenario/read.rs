@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, fmt, ops::Range, time::Duration};
 
-use serde::Deserialize as _;
 use toml::{Spanned, Table, Value};
 
 use super::{Fault, LARGEST, MOST_HOSTS, Scenario};

@@ -1,0 +1,202 @@
+//! What a run's world is furnished with: addresses, lines and NATs, engines set up as their group says, nodes of the DHT.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+};
+
+use castanet::{EngineBuilder, Listen};
+use castanet_core::seams::transport::Transport;
+use castanet_transports::{
+    memory::{MemoryTransport, Nat},
+    race::Race,
+    resolver::FixedResolver,
+    utp::Utp,
+};
+
+use super::{
+    disk::Disk,
+    run::Extra,
+    scenario::{Behaviour, Group, NatKind, Scenario, Way},
+    sybil,
+};
+use crate::{
+    payload::Payload,
+    universe::{Host, Universe},
+};
+
+/// Where everybody listens.
+const PORT: u16 = 6881;
+/// What a slow peer sends a second.
+const SLOW: u64 = 2 << 10;
+
+/// What the engines of all hosts are made with.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) folder: PathBuf,
+    pub(super) extra: Vec<Extra>,
+    pub(super) scenario: Arc<Scenario>,
+    pub(super) names: FixedResolver,
+    /// Where everyone's DHT begins.
+    pub(super) well_known: Rc<RefCell<Vec<String>>>,
+}
+
+impl Common {
+    /// The nodes of the DHT that are no peers, at rest.
+    pub(super) fn nodes(&self, world: &Universe, addresses: &mut Addresses) -> Vec<Host> {
+        let dht = &self.scenario.dht;
+        let places: Vec<_> = (0..dht.nodes).map(|_| world.place(addresses.next())).collect();
+        let known = places.iter().take(dht.bootstrap);
+        self.well_known.borrow_mut().extend(known.map(|place| SocketAddr::new(place.ip(), PORT).to_string()));
+        let well_known = self.well_known.borrow().join(",");
+        let mut hosts = Vec::new();
+        for place in places {
+            let well_known = well_known.clone();
+            hosts.push(world.resting_host(place, move |engine, net| {
+                let engine = engine.transports(vec![Arc::new(net.clone())]).retain_plugins(|_| false);
+                let engine = engine.enable_plugin("dht").plugin_setting("dht", "always", "true");
+                engine.plugin_setting("dht", "bootstrap", &well_known)
+            }));
+        }
+        hosts
+    }
+
+    pub(super) fn sybils(&self, world: &Universe, addresses: &mut Addresses, target: [u8; 20]) {
+        let dht = &self.scenario.dht;
+        let places: Vec<_> = (0..dht.sybils).map(|_| world.place(addresses.next())).collect();
+        let friends: Vec<_> = places.iter().map(|place| SocketAddr::new(place.ip(), PORT)).collect();
+        self.well_known.borrow_mut().extend(friends.iter().take(dht.known_sybils).map(ToString::to_string));
+        for (number, place) in (0..).zip(places) {
+            world.let_live(sybil::lie(place, PORT, number, target, friends.clone()));
+        }
+    }
+
+    /// A peer's host, at rest.
+    pub(super) fn host(&self, world: &Universe, place: MemoryTransport, group: usize, disk: Disk) -> Host {
+        let (common, seed) = (self.clone(), world.seed());
+        world.resting_host(place, move |engine, net| {
+            common.engine(engine, net, &common.scenario.groups[group], &disk, seed)
+        })
+    }
+
+    fn engine(
+        &self,
+        engine: EngineBuilder,
+        net: &MemoryTransport,
+        group: &Group,
+        disk: &Disk,
+        seed: u64,
+    ) -> EngineBuilder {
+        let way = |way: &Way| -> Arc<dyn Transport> {
+            match way {
+                Way::Tcp => Arc::new(net.clone()),
+                Way::Utp => Arc::new(Utp::new(Arc::new(net.clone()), seed)),
+            }
+        };
+        let ways: Vec<_> = self.scenario.network.transports.iter().map(way).collect();
+        let ways = if ways.len() > 1 { vec![Arc::new(Race::new(ways)) as Arc<dyn Transport>] } else { ways };
+        let mut engine = engine
+            .listen(Listen::At(vec![SocketAddr::new(net.ip(), PORT)]))
+            .transports(ways)
+            .resolver(Arc::new(self.names.clone()))
+            .storage(Arc::new(disk.clone()))
+            .most_connections(group.connections);
+        if group.behaviour == Behaviour::Slow {
+            engine = engine.max_up(Some(SLOW));
+        }
+        for (name, build) in &self.extra {
+            engine = engine.discovery(name, *build);
+        }
+        for program in &self.scenario.programs {
+            let name = program.name.get_ref();
+            engine = engine.process_plugin(name, &program.command).plugin_setting(name, "lockstep", "true");
+            engine = engine.plugin_setting(name, "folder", &self.folder.to_string_lossy());
+        }
+        let plugins: Vec<&str> = group
+            .plugins
+            .as_ref()
+            .unwrap_or(&self.scenario.plugins)
+            .iter()
+            .map(|name| name.get_ref().as_str())
+            .collect();
+        for name in &plugins {
+            engine = engine.enable_plugin(name);
+        }
+        // Whom a group knows it knows whatever the scenario tries.
+        engine = engine.retain_plugins(|name| plugins.contains(&name) || name == "fixed" && !group.knows.is_empty());
+        engine = engine.plugin_setting("dht", "bootstrap", &self.well_known.borrow().join(","));
+        for (plugin, settings) in &self.scenario.settings {
+            for (key, value) in settings {
+                engine = engine.plugin_setting(plugin, key, value);
+            }
+        }
+        engine
+    }
+}
+
+/// The LANs that the scenario names, by number.
+pub(super) fn lans(scenario: &Scenario) -> BTreeMap<&str, u32> {
+    let names: BTreeSet<&str> = scenario.groups.iter().filter_map(|group| group.lan.as_deref()).collect();
+    names.into_iter().zip(1..).collect()
+}
+
+/// Puts a peer's place into the network as its group says.
+pub(super) fn furnish(world: &Universe, ip: IpAddr, group: &Group, lans: &BTreeMap<&str, u32>) {
+    let net = world.net();
+    net.set_uplink(ip, group.up.map(|rate| rate.0));
+    net.set_downlink(ip, group.down.map(|rate| rate.0));
+    net.set_nat(
+        ip,
+        match group.nat {
+            NatKind::None => None,
+            NatKind::FullCone => Some(Nat::FullCone),
+            NatKind::Restricted => Some(Nat::Restricted),
+            NatKind::PortRestricted => Some(Nat::PortRestricted),
+            NatKind::Symmetric => Some(Nat::Symmetric),
+        },
+    );
+    // Who is in no LAN that has a name is in one of its own.
+    let own = || match ip {
+        IpAddr::V4(ip) => ip.to_bits(),
+        IpAddr::V6(_) => u32::MAX,
+    };
+    net.set_lan(ip, group.lan.as_deref().and_then(|lan| lans.get(lan).copied()).unwrap_or_else(own));
+}
+
+/// The payload, with the scenario's trackers.
+pub(super) fn payload(scenario: &Scenario, seed: u64) -> Payload {
+    let (pieces, piece) = (*scenario.torrent.pieces.get_ref(), scenario.torrent.piece.get_ref().0);
+    let payload = Payload::one_file("payload", pieces as usize * piece as usize, piece as u32, seed);
+    if scenario.torrent.private { payload.private() } else { payload }
+}
+
+/// Addresses as hosts of the internet have them, each once.
+pub(super) struct Addresses {
+    pub(super) random: fastrand::Rng,
+    pub(super) taken: BTreeSet<Ipv4Addr>,
+}
+
+impl Addresses {
+    pub(super) fn next(&mut self) -> IpAddr {
+        loop {
+            let ip = Ipv4Addr::from_bits(self.random.u32(..));
+            let [first, second, ..] = ip.octets();
+            let is_special = ip.is_private()
+                || ip.is_link_local()
+                || ip.is_documentation()
+                || first == 0
+                || first == 127
+                || first >= 224
+                || (first, second & 0xc0) == (100, 64)
+                || (first, second & 0xfe) == (198, 18)
+                || (first, second) == (192, 0);
+            if !is_special && self.taken.insert(ip) {
+                return ip.into();
+            }
+        }
+    }
+}
