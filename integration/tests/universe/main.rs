@@ -14,6 +14,7 @@ mod manners;
 mod poison;
 mod scale;
 mod slowness;
+mod trackers;
 mod trading;
 mod web_seeds;
 

@@ -1,22 +1,28 @@
 //! The plugins against the tracker over loopback sockets, and requests made by hand.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
 use castanet_core::{
-    InfoHashV1, InfoHashes, Moment,
+    InfoHashV1, InfoHashes, Moment, PeerId,
     bencode::{Limits, scan},
     seams::{
-        discovery::{Discovery, Found, Me, Progress, Settings, Swarm, SwarmInfo},
+        discovery::{Discovery, Found, Me, Progress, Settings, Swarm, SwarmInfo, SwarmSize},
         means::{Clock, Means, Scratchpad},
     },
 };
 use castanet_plugins::BUILTIN;
-use castanet_protocol::tracker::udp::Reply;
+use castanet_protocol::tracker::udp::{self, Reply};
 use castanet_transports::{resolver::FixedResolver, tcp, udp::Udp};
 use futures_util::StreamExt;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
-use super::*;
-
-const HASH: [u8; 20] = [7; 20];
+use super::{HASH, announce};
+use crate::tracker::{Counts, Tracker, http::LONGEST_HEAD};
 
 async fn start() -> Tracker {
     Tracker::start(([127, 0, 0, 1], 0).into()).await.unwrap()
@@ -47,10 +53,6 @@ async fn get(tracker: &Tracker, target: &str) -> Vec<u8> {
     stream.read_to_end(&mut response).await.unwrap();
     let body = response.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
     response.split_off(body)
-}
-
-fn announce(port: u16, more: &str) -> String {
-    format!("/announce?info_hash={}&peer_id={}&port={port}&{more}", "%07".repeat(20), "p".repeat(20))
 }
 
 /// Two peers meet through the tracker, one of them finishes, and both say good-bye.
@@ -165,26 +167,4 @@ async fn a_dropped_tracker_is_gone() {
         tokio::task::yield_now().await;
     }
     TcpListener::bind(addr).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn memory_is_bounded_and_the_silent_are_forgotten() {
-    let config = TrackerConfig::default();
-    let mut state = State { config, started: Instant::now(), torrents: BTreeMap::new() };
-    let ip = IpAddr::from([127, 0, 0, 1]);
-    let (mut announce, _) = announce_in(announce(1, "left=1&numwant=99999").split_once('?').unwrap().1).unwrap();
-    for port in 1..=MOST_PEERS as u16 + 9 {
-        announce.port = port;
-        state.announce(ip, &announce).unwrap();
-    }
-    assert_eq!(state.counts(HASH).leeches as usize, MOST_PEERS);
-    assert_eq!(state.announce(ip, &announce).unwrap().peers.len(), MOST_GIVEN);
-    for n in 0..MOST_TORRENTS as u32 {
-        announce.info_hash[..4].copy_from_slice(&n.to_be_bytes());
-        let _ = state.announce(ip, &announce);
-    }
-    assert_eq!(state.announce(ip, &announce), Err("too many torrents"));
-    tokio::time::advance(config.interval * 3 + REQUEST_LIMIT).await;
-    assert!(state.announce(ip, &announce).unwrap().peers.is_empty());
-    assert_eq!(state.torrents.len(), 1);
 }
