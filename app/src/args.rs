@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Discover(Discover),
     /// A whole swarm on this machine: tracker, two seeds and one download, made on the spot
     Demo(Demo),
+    /// Replay a whole swarm in simulation from a seed, to compare ways of finding peers
+    Lab(castanet_integration::lab::command::Lab),
     /// List the discovery plugins, or try one
     Plugins(Plugins),
     /// Print a documented configuration file

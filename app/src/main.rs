@@ -48,6 +48,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify(verify) => on_runtime(commands::verify::run(verify, &common, interrupt()?)),
         Command::Discover(discover) => on_runtime(commands::discover::run(discover, &common, interrupt()?)),
         Command::Demo(demo) => on_runtime(commands::demo::run(&demo, interrupt()?)),
+        Command::Lab(lab) => commands::lab::run(&lab),
         Command::Plugins(plugins) => on_runtime(commands::plugins::run(&plugins, &common)),
         Command::Config => commands::config::run().map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => commands::completions::run(shell).map(|()| ExitCode::SUCCESS),

@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod demo;
 pub(crate) mod discover;
 pub(crate) mod get;
+pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod plugins;
 pub(crate) mod seed;

@@ -3,15 +3,18 @@
 //! A [`Scenario`] says who takes part and what goes wrong; [`run`] plays it in a [`universe`](crate::universe) and answers
 //! with a [`Report`]. Nothing comes from outside: the same plan gives the same report in every process.
 
+pub mod command;
 mod disk;
 pub mod experiment;
 mod faults;
+pub mod html;
 mod report;
 mod run;
 pub mod scenario;
 pub mod statistics;
 mod story;
 mod sybil;
+pub mod text;
 mod world;
 
 pub use self::{

@@ -267,6 +267,23 @@ fn group_report(cast: &Cast, stories: &Stories<'_>, name: &str, is_member: impl 
     }
 }
 
+impl PluginWorth {
+    /// Adds what the same plugin brought elsewhere; its times stay.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.found += other.found;
+        self.alone += other.alone;
+        self.connected += other.connected;
+        self.handshaken += other.handshaken;
+        self.useful += other.useful;
+        self.refused += other.refused;
+        self.banned += other.banned;
+        self.bytes += other.bytes;
+        self.packets += other.packets;
+        self.spent += other.spent;
+        self.first_contacts += other.first_contacts;
+    }
+}
+
 impl GroupReport {
     /// Of those who came, the share that is complete.
     pub(super) fn complete_share(&self) -> Option<f64> {
