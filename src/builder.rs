@@ -165,6 +165,12 @@ impl EngineBuilder {
         self.config.most_connections = most;
         self
     }
+    /// Most peers that one torrent serves at once: never fewer than four, or nobody with 0, which others will repay in kind.
+    /// Default: as many as the line feeds well.
+    pub fn upload_slots(mut self, most: usize) -> Self {
+        self.config.upload_slots = Some(most);
+        self
+    }
     /// Bytes that may wait between sockets and disk.
     pub fn memory(mut self, bytes: usize) -> Self {
         self.config.memory = bytes;

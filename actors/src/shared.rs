@@ -48,6 +48,8 @@ pub struct Config {
     pub read_buffer: usize,
     /// Open connections of one torrent.
     pub most_connections: usize,
+    /// Most peers that a torrent serves at once; 0: it serves nobody. `None`: as many as the line feeds well.
+    pub upload_slots: Option<usize>,
     /// The limits of the whole session; a torrent may have its own besides.
     pub limits: Limits,
     /// The local network neither counts towards limits nor waits for them.
@@ -64,6 +66,7 @@ impl Default for Config {
             memory: 8 << 20,
             read_buffer: 128 << 10,
             most_connections: 200,
+            upload_slots: None,
             limits: Limits::default(),
             exempt_lan: false,
             save_every: Duration::from_secs(30),

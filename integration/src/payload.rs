@@ -32,7 +32,11 @@ impl Payload {
     }
     /// The same files in a torrent with this tracker.
     pub fn with_tracker(self, url: &str) -> Self {
-        self.described_anew(&[vec![url.to_string()]], false)
+        self.with_trackers(&[vec![url.to_string()]])
+    }
+    /// The same files in a torrent with these tiers of trackers.
+    pub fn with_trackers(self, tiers: &[Vec<String>]) -> Self {
+        self.described_anew(tiers, false)
     }
     /// The same bytes in a private torrent (BEP 27).
     pub fn private(self) -> Self {

@@ -32,13 +32,21 @@ const STEP: u64 = 1024;
 pub struct ChokerConfig {
     /// Slots at the start. 8: enough to fill a common uplink before any rate is known.
     pub first_slots: usize,
-    /// Slots at most. 100: beyond, a peer's share is too thin on any line.
+    /// Slots at most; 0 for none at all. 100: beyond, a peer's share is too thin on any line.
     pub most_slots: usize,
 }
 
 impl Default for ChokerConfig {
     fn default() -> Self {
         Self { first_slots: 8, most_slots: 100 }
+    }
+}
+
+impl ChokerConfig {
+    /// No more slots than these, if a number is given.
+    pub fn up_to(most: Option<usize>) -> Self {
+        let usual = Self::default();
+        most.map_or(usual, |most| Self { most_slots: most.min(usual.most_slots), ..usual })
     }
 }
 
@@ -90,8 +98,9 @@ pub struct Choker {
 impl Choker {
     /// A choker whose first round is due at once.
     pub fn new(config: ChokerConfig, seed: u64) -> Self {
-        let most_slots = config.most_slots.max(LEAST_SLOTS);
-        let config = ChokerConfig { first_slots: config.first_slots.clamp(LEAST_SLOTS, most_slots), most_slots };
+        let least = LEAST_SLOTS.min(config.most_slots.saturating_mul(LEAST_SLOTS));
+        let most_slots = config.most_slots.max(least);
+        let config = ChokerConfig { first_slots: config.first_slots.clamp(least, most_slots), most_slots };
         let random = fastrand::Rng::with_seed(seed);
         Self { config, random, slots: config.first_slots, next_round: Moment::ZERO }
     }
@@ -146,7 +155,7 @@ impl Choker {
         } else if rates.len() >= self.slots && worthy + 1 < self.slots {
             self.slots -= 1;
         }
-        self.slots = self.slots.clamp(LEAST_SLOTS, self.config.most_slots);
+        self.slots = self.slots.clamp(LEAST_SLOTS.min(self.config.most_slots), self.config.most_slots);
     }
 
     /// Tit for tat with optimistic slots, which are a fifth of all and whatever the givers leave.
@@ -154,7 +163,7 @@ impl Choker {
         let optimistic_slots = (self.slots / 5).max(1);
         rivals.sort_by_key(|peer| (Reverse(peer.down_rate), peer.choked, peer.changed, peer.key));
         let givers = rivals.iter().filter(|peer| peer.down_rate > 0 && !peer.snubbed);
-        chosen.take(givers.map(|peer| peer.key), self.slots - optimistic_slots);
+        chosen.take(givers.map(|peer| peer.key), self.slots.saturating_sub(optimistic_slots));
 
         let in_turn = rivals.iter().filter(|peer| !peer.choked && now.since(peer.changed) < OPTIMISTIC_TURN);
         chosen.take(in_turn.map(|peer| peer.key), self.slots);
@@ -258,6 +267,18 @@ mod tests {
 
     fn unchoked(peers: &[PeerView]) -> Vec<u64> {
         peers.iter().filter(|peer| !peer.choked).map(|peer| peer.key.0).collect()
+    }
+
+    #[test]
+    fn without_slots_nobody_is_served() {
+        let mut choker = Choker::new(ChokerConfig::up_to(Some(0)), 1);
+        let mut peers = peers(5);
+        for second in 0..100 {
+            assert!(!choker.interested(&peers[0], 0));
+            assert_eq!(round(&mut choker, &mut peers, second % 2 == 0, second), []);
+        }
+        assert_eq!(Choker::new(ChokerConfig::up_to(Some(1)), 1).slots(), LEAST_SLOTS);
+        assert_eq!(ChokerConfig::up_to(None), ChokerConfig::default());
     }
 
     #[test]

@@ -61,6 +61,7 @@ fn start(room: usize, change: impl FnOnce(&mut PeerConfig, &mut PeerLinks)) -> (
         dht_port: None,
         extensions: Vec::new(),
         timing: PeerTiming::default(),
+        gifts: true,
         first_credit: FIRST_CREDIT,
     };
     change(&mut config, &mut links);

@@ -202,7 +202,7 @@ impl Torrent {
             storage: None,
             pieces: None,
             swarm,
-            choker: Choker::new(ChokerConfig::default(), random.u64(..)),
+            choker: Choker::new(ChokerConfig::up_to(shared.config.upload_slots), random.u64(..)),
             peers: BTreeMap::new(),
             holepunch: Holepunch::default(),
             web_seeds: web_seeds::WebSeeds::default(),

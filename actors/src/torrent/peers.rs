@@ -103,6 +103,7 @@ impl Torrent {
             listen_port: self.shared.port_for(remote.ip()),
             dht_port: self.dht_port().filter(|_| handshake.reserved.dht()),
             timing: PeerTiming::default(),
+            gifts: self.shared.config.upload_slots != Some(0),
             first_credit: first_credit(limits.down.as_ref().and_then(PeerThrottle::limit)),
             extensions: self.extensions(),
         };

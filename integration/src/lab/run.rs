@@ -30,7 +30,7 @@ use super::{
     report::{self, Report},
     scenario::{Behaviour, Group, Scenario},
     story::Story,
-    world::{Addresses, Common, furnish, lans, payload},
+    world::{self, Addresses, Common, furnish, lans, payload},
 };
 use crate::{
     payload::Payload,
@@ -119,6 +119,9 @@ impl<'a> Stage<'a> {
         let payload = payload(&scenario, world.seed());
         let trackers: BTreeMap<String, IpAddr> =
             scenario.trackers.iter().map(|tracker| (tracker.name.get_ref().clone(), addresses.next())).collect();
+        for tracker in &scenario.trackers {
+            world::open(world, tracker, trackers[tracker.name.get_ref()]).await;
+        }
         let names = trackers.iter().map(|(name, ip)| (format!("{name}.lab"), vec![*ip])).collect();
         let common = Common {
             folder: plan.folder.clone(),

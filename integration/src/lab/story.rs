@@ -98,11 +98,7 @@ impl Story {
                 let hops = teller.map_or(0, |teller| hops(teller, peer).saturating_add(1));
                 self.learn(peer, Learned { plugin: plugin.to_string(), hops, at });
             }
-            Happening::PeerLost { reason, .. } => {
-                if self.ends.len() < MOST_ENDS || self.ends.contains_key(reason) {
-                    *self.ends.entry(reason.clone()).or_default() += 1;
-                }
-            }
+            Happening::PeerLost { reason, .. } => self.count_end(reason),
             Happening::PeerConnected { addr, .. } => {
                 self.connections += 1;
                 let Some(peer) = who(addr.ip()) else { return };
@@ -115,6 +111,12 @@ impl Story {
             }
             Happening::Failed(reason) => self.failure = Some(reason.clone()),
             _ => {}
+        }
+    }
+
+    fn count_end(&mut self, reason: &str) {
+        if self.ends.len() < MOST_ENDS || self.ends.contains_key(reason) {
+            *self.ends.entry(reason.to_owned()).or_default() += 1;
         }
     }
 

@@ -3,13 +3,15 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
-use castanet::{EngineBuilder, Listen};
+use castanet::{EngineBuilder, Listen, seams::datagrams::DatagramFactory as _};
 use castanet_core::seams::transport::Transport;
 use castanet_transports::{
     memory::{MemoryTransport, Nat},
@@ -21,16 +23,23 @@ use castanet_transports::{
 use super::{
     disk::Disk,
     run::Extra,
-    scenario::{Behaviour, Group, NatKind, Scenario, Way},
+    scenario::{Behaviour, Group, MOST_HOSTS, NatKind, Protocol, Scenario, Tracker, TrackerBehaviour, Way},
     sybil,
 };
 use crate::{
     payload::Payload,
+    tracker::{self, TrackerConfig},
     universe::{Host, Universe},
 };
 
 /// Where everybody listens.
 const PORT: u16 = 6881;
+/// Where trackers listen.
+const TRACKER_PORT: u16 = 6969;
+/// Peers that a lying tracker makes up.
+const MADE_UP: usize = 50;
+/// How long a slow tracker takes for an answer.
+const SLOW_ANSWER: Duration = Duration::from_secs(10);
 /// What a slow peer sends a second.
 const SLOW: u64 = 2 << 10;
 
@@ -105,9 +114,11 @@ impl Common {
             .resolver(Arc::new(self.names.clone()))
             .storage(Arc::new(disk.clone()))
             .most_connections(group.connections);
-        if group.behaviour == Behaviour::Slow {
-            engine = engine.max_up(Some(SLOW));
-        }
+        engine = match group.behaviour {
+            Behaviour::Slow => engine.max_up(Some(SLOW)),
+            Behaviour::FreeRider => engine.upload_slots(0),
+            Behaviour::Honest | Behaviour::Liar => engine,
+        };
         for (name, build) in &self.extra {
             engine = engine.discovery(name, *build);
         }
@@ -167,11 +178,46 @@ pub(super) fn furnish(world: &Universe, ip: IpAddr, group: &Group, lans: &BTreeM
     net.set_lan(ip, group.lan.as_deref().and_then(|lan| lans.get(lan).copied()).unwrap_or_else(own));
 }
 
-/// The payload, with the scenario's trackers.
+/// The payload, in a torrent with the scenario's trackers.
 pub(super) fn payload(scenario: &Scenario, seed: u64) -> Payload {
     let (pieces, piece) = (*scenario.torrent.pieces.get_ref(), scenario.torrent.piece.get_ref().0);
     let payload = Payload::one_file("payload", pieces as usize * piece as usize, piece as u32, seed);
+    let mut tiers: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+    for tracker in &scenario.trackers {
+        let scheme = match tracker.protocol {
+            Protocol::Http => "http",
+            Protocol::Udp => "udp",
+        };
+        let url = format!("{scheme}://{}.lab:{TRACKER_PORT}/announce", tracker.name.get_ref());
+        tiers.entry(tracker.tier).or_default().push(url);
+    }
+    let payload = payload.with_trackers(&tiers.into_values().collect::<Vec<_>>());
     if scenario.torrent.private { payload.private() } else { payload }
+}
+
+/// Opens a tracker at its place; a dead one's cable is pulled.
+pub(super) async fn open(world: &Universe, tracker: &Tracker, at: IpAddr) {
+    let (place, on) = (world.place(at), SocketAddr::new(at, TRACKER_PORT));
+    let config = TrackerConfig {
+        interval: tracker.interval.0,
+        min_interval: tracker.interval.0 / 2,
+        given: tracker.gives,
+        most_peers: MOST_HOSTS,
+        most_connections: MOST_HOSTS,
+        made_up: if tracker.behaviour == TrackerBehaviour::Liar { MADE_UP } else { 0 },
+        refuses: (tracker.behaviour == TrackerBehaviour::Refuses).then(|| "go away".to_owned()),
+        answers_after: if tracker.behaviour == TrackerBehaviour::Slow { SLOW_ANSWER } else { Duration::ZERO },
+    };
+    let listener = place.listen(on).await.expect("nobody listens at the address of a tracker");
+    let socket = place.bind(on).await.expect("nobody is bound to the address of a tracker");
+    let running = tracker::Tracker::serve(listener, socket, config, world.seed());
+    world.let_live(async move {
+        let _running = running;
+        pending().await
+    });
+    if tracker.behaviour == TrackerBehaviour::Dead {
+        world.net().unplug(at);
+    }
 }
 
 /// Addresses as hosts of the internet have them, each once.

@@ -61,6 +61,8 @@ pub struct PeerConfig {
     pub extensions: Vec<Extension>,
     /// How long the machine waits for what.
     pub timing: PeerTiming,
+    /// Whether it may have a few pieces while we choke it (BEP 6).
+    pub gifts: bool,
     /// How many blocks are asked for before it is known how fast they come: [`first_credit`].
     pub first_credit: usize,
 }

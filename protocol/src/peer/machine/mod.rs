@@ -153,7 +153,10 @@ impl PeerMachine {
 
     /// Lets the remote have a few pieces while we choke it.
     fn allow_fast(&mut self) {
-        let PeerConfig { fast: true, geometry: Some(geometry), remote, info_hash, .. } = self.config else { return };
+        let PeerConfig { fast: true, gifts: true, geometry: Some(geometry), remote, info_hash, .. } = self.config
+        else {
+            return;
+        };
         self.allowed_fast = allowed_fast(remote, info_hash, geometry.pieces(), ALLOWED_FAST);
         self.fast_budget = self.allowed_fast.iter().map(|piece| u64::from(geometry.length_of(*piece))).sum();
         for piece in self.allowed_fast.clone() {

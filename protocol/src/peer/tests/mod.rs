@@ -30,6 +30,7 @@ fn config(fast: bool, have: Bitfield) -> PeerConfig {
         dht_port: None,
         extensions: vec![Extension::Pex],
         timing: PeerTiming::default(),
+        gifts: true,
         first_credit: FIRST_CREDIT,
     }
 }
