@@ -164,6 +164,12 @@ impl TorrentHandle {
             }
         }
     }
+    /// The events that were not read yet, those since the torrent was added among them, as a stream apart.
+    /// [`Self::next_event`] goes on with what happens from now on.
+    pub fn take_events(&mut self) -> broadcast::Receiver<TorrentEvent> {
+        let later = self.events.resubscribe();
+        std::mem::replace(&mut self.events, later)
+    }
     /// A second stream of events, from now on.
     pub fn events(&self) -> broadcast::Receiver<TorrentEvent> {
         self.events.resubscribe()

@@ -100,6 +100,8 @@ pub struct PluginWorth {
     pub found: u64,
     /// Of these, those that no other plugin had found.
     pub alone: u64,
+    /// Of those found, how many another plugin had found, too: by plugin.
+    pub shared: BTreeMap<String, u64>,
     /// With which there was a connection.
     pub connected: u64,
     /// That were in the swarm.
@@ -230,7 +232,7 @@ pub(super) fn of(cast: &Cast, ended: Duration) -> Report {
         learned: learned(cast, &stories),
         peers: cast.peers.iter().zip(&stories).map(|(peer, story)| peer_report(&peer.name, story)).collect(),
         connections: stories.iter().map(|story| story.connections).sum(),
-        ends: ends(&stories),
+        ends: add_up(stories.iter().map(|story| &story.ends)),
         events: stories.iter().map(|story| story.events).sum(),
         digest: hex(&sha1(&digests).0),
     }
@@ -272,6 +274,7 @@ impl PluginWorth {
     pub(super) fn add(&mut self, other: &Self) {
         self.found += other.found;
         self.alone += other.alone;
+        self.shared = add_up([&self.shared, &other.shared].into_iter());
         self.connected += other.connected;
         self.handshaken += other.handshaken;
         self.useful += other.useful;
@@ -319,6 +322,7 @@ fn plugins(seekers: &[&Story]) -> Vec<PluginWorth> {
             plugin: name.clone(),
             found: sum(|brought| brought.found),
             alone: sum(|brought| brought.alone),
+            shared: add_up(brought.iter().map(|brought| &brought.shared)),
             connected: sum(|brought| brought.connected),
             handshaken: sum(|brought| brought.handshaken),
             useful: sum(|brought| brought.useful),
@@ -349,10 +353,11 @@ fn hops(stories: &Stories<'_>) -> BTreeMap<String, Vec<u64>> {
     all
 }
 
-fn ends(stories: &Stories<'_>) -> BTreeMap<String, u64> {
+/// Counts of the same things, added up.
+fn add_up<'a>(counts: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
-    for (reason, count) in stories.iter().flat_map(|story| &story.ends) {
-        *all.entry(reason.clone()).or_default() += count;
+    for (what, count) in counts.flatten() {
+        *all.entry(what.clone()).or_default() += count;
     }
     all
 }

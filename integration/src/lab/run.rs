@@ -249,8 +249,8 @@ impl Cast {
     pub(super) async fn begin(self: Rc<Self>, peer: usize) {
         let this = &self.peers[peer];
         this.host.start().await;
-        let handle = this.host.engine().add(self.torrent(peer)).await.expect("the torrent can be handled");
-        let events = handle.events();
+        let mut handle = this.host.engine().add(self.torrent(peer)).await.expect("the torrent can be handled");
+        let events = handle.take_events();
         this.handle.replace(Some(handle));
         actix_rt::spawn(self.clone().watch(peer, events));
     }
@@ -294,9 +294,9 @@ impl Cast {
             story.ok().and_then(|story| story.learned.get(&about).map(|learned| learned.hops)).unwrap_or(0)
         };
         this.story.borrow_mut().heard(event, self.now(), who, hops);
-        if matches!(event.what, Happening::Complete) {
-            let group = self.group_of(this);
-            if group.behaviour == Behaviour::Liar {
+        // A seed is complete from when it has looked through its disk.
+        if matches!(event.what, Happening::Complete | Happening::Started { .. }) && this.disk.is_full() {
+            if self.group_of(this).behaviour == Behaviour::Liar {
                 this.disk.lie();
             }
             this.completed.notify_one();

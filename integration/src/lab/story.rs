@@ -63,6 +63,7 @@ pub(super) struct Story {
 pub(super) struct Brought {
     pub(super) found: u64,
     pub(super) alone: u64,
+    pub(super) shared: BTreeMap<String, u64>,
     pub(super) connected: u64,
     pub(super) handshaken: u64,
     pub(super) useful: u64,
@@ -155,6 +156,9 @@ impl Brought {
     fn add(&mut self, worth: &Worth) {
         self.found += worth.found;
         self.alone += worth.alone;
+        for (other, count) in &worth.shared {
+            *self.shared.entry(other.to_string()).or_default() += count;
+        }
         self.connected += worth.connected;
         self.handshaken += worth.handshaken;
         self.useful += worth.useful;

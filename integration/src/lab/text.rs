@@ -53,6 +53,7 @@ fn one(report: &Report) -> Vec<String> {
     lines.extend(table(title, report.groups.iter().map(group)));
     lines.push(String::new());
     lines.extend(plugins(&report.plugins));
+    lines.extend(overlaps(&report.plugins));
     let contacts = report.peers.iter().flat_map(|peer| &peer.contact).filter(|contact| contact.hops > 0).count();
     lines.push(format!(
         "  {} connections; {contacts} first contacts by an address that peers had passed on",
@@ -85,6 +86,7 @@ fn plugins(plugins: &[PluginWorth]) -> Vec<String> {
         "connected",
         "useful",
         "refused",
+        "banned",
         "gave",
         "first after",
         "packets",
@@ -98,6 +100,7 @@ fn plugins(plugins: &[PluginWorth]) -> Vec<String> {
             worth.connected.to_string(),
             worth.useful.to_string(),
             worth.refused.to_string(),
+            worth.banned.to_string(),
             size(worth.bytes),
             time(worth.first.median),
             worth.packets.to_string(),
@@ -105,6 +108,14 @@ fn plugins(plugins: &[PluginWorth]) -> Vec<String> {
         ]
     };
     table(title, plugins.iter().map(row))
+}
+
+/// Pairs of plugins that found the same peers.
+fn overlaps(plugins: &[PluginWorth]) -> Vec<String> {
+    let pairs = plugins.iter().flat_map(|one| one.shared.iter().map(move |(other, count)| (&one.plugin, other, count)));
+    let each = pairs.filter(|(one, other, _)| one < other);
+    let texts: Vec<String> = each.map(|(one, other, count)| format!("{one} and {other} {count}")).collect();
+    if texts.is_empty() { Vec::new() } else { vec![format!("  found by both: {}", texts.join(", "))] }
 }
 
 fn several(variant: &Variant, reports: &[Report]) -> Vec<String> {
@@ -119,7 +130,9 @@ fn several(variant: &Variant, reports: &[Report]) -> Vec<String> {
     let mut lines = table(["median of the runs", "", "95 % interval"], FIGURES.iter().map(row));
     lines.push(String::new());
     lines.push("  added up over the runs:".to_owned());
-    lines.extend(plugins(&added_up(reports)));
+    let sums = added_up(reports);
+    lines.extend(plugins(&sums));
+    lines.extend(overlaps(&sums));
     lines
 }
 

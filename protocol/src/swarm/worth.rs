@@ -37,6 +37,8 @@ pub struct Worth {
     pub found: u64,
     /// Of these, those that no other plugin has named so far.
     pub alone: u64,
+    /// How many of those it found were found by another plugin, too; by plugin, without those that share none.
+    pub shared: Vec<(PluginName, u64)>,
     /// Peers with which a connection was open.
     pub connected: u64,
     /// Peers that shook hands: they are in this swarm.
@@ -87,6 +89,8 @@ pub(super) struct Ledger {
     seed: u64,
     /// One for each plugin; `found` and `alone` count the sample.
     accounts: Vec<Worth>,
+    /// How many of the sample two plugins have named both, by their places.
+    shared: Vec<[u64; MOST_PLUGINS]>,
     incoming: Worth,
     /// Who named a peer, by the peer's hash: of all the peers named, those with a hash less than `horizon`.
     sample: BTreeMap<u64, Names>,
@@ -98,7 +102,15 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(seed: u64) -> Self {
         let (sample, met) = (BTreeMap::new(), BTreeMap::new());
-        Self { seed, accounts: Vec::new(), incoming: account(INCOMING.into()), sample, horizon: None, met }
+        Self {
+            seed,
+            accounts: Vec::new(),
+            shared: Vec::new(),
+            incoming: account(INCOMING.into()),
+            sample,
+            horizon: None,
+            met,
+        }
     }
 
     /// A plugin names a peer.
@@ -178,10 +190,15 @@ impl Ledger {
         // The sample's share of all hashes is `horizon` of 2^64.
         let scale = self.horizon.map_or(1.0, |horizon| 2f64.powi(64) / horizon.max(1) as f64);
         let estimate = |count: u64| (count as f64 * scale).round() as u64;
-        let plugins = self.accounts.iter().cloned();
-        let mut all: Vec<Worth> = plugins
-            .map(|worth| Worth { found: estimate(worth.found), alone: estimate(worth.alone), ..worth })
-            .collect();
+        let shared = |place: usize| {
+            let others = self.accounts.iter().zip(self.shared[place]).filter(|(_, count)| *count > 0);
+            others.map(|(other, count)| (other.plugin.clone(), estimate(count))).collect()
+        };
+        let whole = |(place, worth): (usize, &Worth)| {
+            let (found, alone) = (estimate(worth.found), estimate(worth.alone));
+            Worth { found, alone, shared: shared(place), ..worth.clone() }
+        };
+        let mut all: Vec<Worth> = self.accounts.iter().enumerate().map(whole).collect();
         let came = self.incoming.connected;
         if came > 0 {
             all.push(Worth { found: came, alone: came, ..self.incoming.clone() });
@@ -199,6 +216,7 @@ impl Ledger {
         place.or_else(|| {
             let place = self.accounts.len();
             (place < MOST_PLUGINS).then(|| self.accounts.push(account(plugin.clone())))?;
+            self.shared.push([0; MOST_PLUGINS]);
             Some(place)
         })
     }
@@ -247,6 +265,9 @@ impl Ledger {
             for place in members(names) {
                 post(&mut self.accounts[place].found, 1, enter);
                 post(&mut self.accounts[place].alone, u64::from(names.is_power_of_two()), enter);
+                for other in members(names).filter(|other| *other != place) {
+                    post(&mut self.shared[place][other], 1, enter);
+                }
             }
         }
     }
@@ -256,6 +277,9 @@ impl Ledger {
         for (place, account) in self.accounts.iter().enumerate() {
             let its = self.sample.values().filter(|names| *names & 1 << place != 0);
             let alone = its.clone().filter(|names| names.is_power_of_two()).count();
+            for (other, count) in self.shared[place].iter().enumerate().filter(|(other, _)| *other != place) {
+                assert_eq!(*count, its.clone().filter(|names| *names & 1 << other != 0).count() as u64, "{account:?}");
+            }
             assert_eq!((account.found, account.alone), (its.count() as u64, alone as u64), "{account:?}");
         }
         for worth in self.accounts.iter().chain([&self.incoming]) {
@@ -295,7 +319,8 @@ fn members(names: Names) -> impl Iterator<Item = usize> {
 
 fn account(plugin: PluginName) -> Worth {
     let (found, alone, connected, handshaken, useful, bytes, refused, banned) = Default::default();
-    Worth { plugin, found, alone, connected, handshaken, useful, bytes, refused, banned, first_peer: None }
+    let shared = Vec::new();
+    Worth { plugin, found, alone, shared, connected, handshaken, useful, bytes, refused, banned, first_peer: None }
 }
 
 #[cfg(test)]

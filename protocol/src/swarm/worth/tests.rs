@@ -76,6 +76,8 @@ fn a_peer_of_two_plugins_counts_for_both_in_either_order() {
         bench.0.gave(key, 1000, at(10));
         bench.0.gave(key, 1, at(11));
         let mut expected = [good(one, 0, 1001, 1), Worth { found: 2, alone: 1, refused: 1, ..good(other, 0, 1001, 3) }];
+        expected[0].shared = vec![(plugin(other), 1)];
+        expected[1].shared = vec![(plugin(one), 1)];
         expected.sort_by(|one, other| one.plugin.cmp(&other.plugin));
         assert_eq!(bench.worth(), expected);
     }
