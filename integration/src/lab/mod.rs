@@ -6,6 +6,7 @@
 mod disk;
 pub mod experiment;
 mod faults;
+pub mod html;
 mod report;
 mod run;
 pub mod scenario;
