@@ -4,7 +4,7 @@ use super::{
     Look, Section,
     chart::{Axis, Curve, frame},
     is_seed, variant_class,
-    write::{NONE, cell, fixed, number, plural, row, table, text},
+    write::{NONE, cell, fixed, number, row, table, text},
 };
 use crate::lab::{
     experiment::Variant,
@@ -59,11 +59,11 @@ fn plot(look: &Look<'_>, station: &Station) -> String {
         curves.extend(single(variant, at, station, axis));
     }
     for ((at, _), times) in look.variants().zip(&pooled) {
-        let title = format!("{}: {} of {}", look.label(at), times.sorted.len(), times.came);
+        let title = format!("{}: {} of {}", text(look.label(at)), times.sorted.len(), times.came);
         curves.push(Curve { class: format!("pooled {}", variant_class(at)), path: times.path(axis), title });
     }
     let rows: Vec<String> = look.variants().zip(&pooled).map(|((at, _), times)| legend(look, at, times)).collect();
-    let heads = ["", "got there", "half by", "nine in ten by"].map(str::to_owned);
+    let heads = ["", "Got there", "50\u{a0}% by", "90\u{a0}% by"].map(str::to_owned);
     format!(
         "<figure class=\"{}\">\n<figcaption>{}</figcaption>\n{}{}</figure>\n",
         if station.is_main { "plot main" } else { "plot" },
@@ -91,14 +91,6 @@ fn legend(look: &Look<'_>, at: usize, times: &Times) -> String {
     let count = |count: usize| fixed(count as f64, 0);
     let reached = format!("{} of {}", count(times.sorted.len()), count(times.came));
     row(&look.variant_name(at), &[cell(&reached), cell(&by(0.5)), cell(&by(0.9))])
-}
-
-impl Look<'_> {
-    /// A variant's label, escaped.
-    fn label(&self, at: usize) -> String {
-        let label = self.experiment.variants.get(at).map_or("", |variant| variant.label.as_str());
-        if label.is_empty() { plural(self.experiment.seeds.len(), "run", "runs") } else { text(label) }
-    }
 }
 
 impl Times {

@@ -24,7 +24,8 @@ pub(super) fn section(look: &Look<'_>) -> Option<Section> {
             row(&text(reason), &bars.collect::<Vec<_>>())
         })
         .collect();
-    let names = look.variants().map(|(at, _)| look.variant_name(at));
+    let is_alone = look.experiment.variants.len() == 1;
+    let names = look.variants().map(|(at, _)| if is_alone { "Times".to_owned() } else { look.variant_name(at) });
     let heads: Vec<String> = [String::new()].into_iter().chain(names).collect();
     let rest = reasons.len().saturating_sub(LISTED);
     let rest = if rest == 0 {

@@ -53,7 +53,7 @@ fn of_variant(look: &Look<'_>, at: usize, variant: &Variant) -> String {
         .collect();
     let scale = format!(
         "<span class=\"ends\"><span>0</span><span>sent per byte received</span><span>{}</span></span>",
-        across.written(across.end())
+        across.written_end()
     );
     let heads = ["", "Came", "Sent", "Received", "Wasted", &scale, "Fairness"].map(str::to_owned);
     table(&heads, &rows)

@@ -14,19 +14,29 @@ const FEWEST: usize = 8;
 
 pub(super) fn header(look: &Look<'_>) -> String {
     let experiment = look.experiment;
-    let variants: String = look.variants().map(|(at, _)| format!("<span>{}</span> ", look.variant_name(at))).collect();
     format!(
         "<header>\n<p class=\"kind\">Castanet lab</p>\n<h1>{}</h1>\n<p class=\"about\">{}</p>\n\
-         <div class=\"answer\">\n{}</div>\n<dl>\n<div><dt>Seeds</dt><dd>{}</dd></div>\n\
-         <div><dt>{}</dt><dd class=\"names\">{variants}</dd></div>\n\
+         <div class=\"answer\">\n{}</div>\n<dl>\n<div><dt>Seeds</dt><dd>{}</dd></div>\n{}\
          <div><dt>Hash</dt><dd><code>{}</code></dd></div>\n</dl>\n</header>\n",
         text(&experiment.scenario),
         text(&experiment.about),
         answer(experiment),
         seeds(&experiment.seeds),
-        if experiment.variants.len() == 1 { "Variant" } else { "Variants" },
+        variants(look),
         experiment.hash(),
     )
+}
+
+/// The variants by name; nothing if there is but the scenario as it is.
+fn variants(look: &Look<'_>) -> String {
+    let title = match look.experiment.variants.as_slice() {
+        [] => return String::new(),
+        [only] if only.label.is_empty() => return String::new(),
+        [_] => "Variant",
+        _ => "Variants",
+    };
+    let names: String = look.variants().map(|(at, _)| format!("<span>{}</span> ", look.variant_name(at))).collect();
+    format!("<div><dt>{title}</dt><dd class=\"names\">{names}</dd></div>\n")
 }
 
 /// Seeds that follow each other, from and to.
@@ -123,7 +133,7 @@ fn in_words(figure: &Figure, difference: &Difference, first: &Variant) -> String
     let relative = relative(difference, figure, first).map(|share| format!(" ({}\u{a0}%)", signed(share)));
     let size = number(difference.median.abs());
     let (name, unit) = (figure.name, difference_unit(figure));
-    format!("<em>{name}</em> <b>{size}{unit} {way}</b>{}", relative.unwrap_or_default())
+    format!("<em>{name}</em> is <b>{size}{unit} {way}</b>{}", relative.unwrap_or_default())
 }
 
 /// A difference in percent of what it is compared with, if that tells anything.

@@ -121,8 +121,15 @@ impl<'a> Look<'a> {
 
     /// A variant's name with its colour.
     fn variant_name(&self, at: usize) -> String {
-        let label = self.experiment.variants.get(at).map_or("", |variant| variant.label.as_str());
-        format!("{}{}", swatch(&variant_class(at)), text(named(label)))
+        format!("{}{}", swatch(&variant_class(at)), text(self.label(at)))
+    }
+
+    /// What a variant is called.
+    fn label(&self, at: usize) -> &str {
+        match self.experiment.variants.as_slice() {
+            [only] if only.label.is_empty() => "all runs",
+            all => named(all.get(at).map_or("", |variant| &variant.label)),
+        }
     }
 }
 

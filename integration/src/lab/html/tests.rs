@@ -183,9 +183,15 @@ behaviour = "free-rider"
 join = "0s..90s"
 [[peers]]
 name = "latecomers"
-count = 60
-nat = "restricted"
+count = 450
+plugins = ["fixed", "pex"]
+knows = ["leeches"]
 join = "60s..285s"
+[[peers]]
+name = "lost"
+count = 3
+plugins = []
+join = "1m"
 "#;
     let experiments = [
         ("two", conducted("magnet-dht", &[("plugins=dht", alone), ("plugins=dht+pex", &with_pex)], &seeds)),

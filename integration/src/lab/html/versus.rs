@@ -5,7 +5,7 @@ use super::{
     chart::Axis,
     head::{between, difference_unit, estimate},
     variant_class,
-    write::{NONE, number, row, signed, table, text},
+    write::{NONE, fixed, number, row, signed, table},
 };
 use crate::lab::{
     experiment::{Comparison, FIGURES, Figure, Variant},
@@ -75,8 +75,7 @@ fn difference_cells(figure: &Figure, difference: &Difference, singles: &[f64], c
     let interval = difference.interval.map(|(low, high)| between(low, high)).unwrap_or_default();
     let size = signed(difference.median);
     let shown = if difference.is_real { format!("<b>{size}{unit}</b>") } else { format!("{size}{unit}") };
-    let chance =
-        if difference.chance < 0.0005 { "&lt;\u{a0}0.1".to_owned() } else { number_of_chance(difference.chance) };
+    let chance = percent(difference.chance);
     let verdict = if difference.is_real { "more than noise" } else { "noise" };
     format!(
         "<td>{}</td><td class=\"n\">{shown}<small>{interval}</small></td>\
@@ -85,9 +84,10 @@ fn difference_cells(figure: &Figure, difference: &Difference, singles: &[f64], c
     )
 }
 
-fn number_of_chance(chance: f64) -> String {
+/// A chance, of which what is small matters most.
+fn percent(chance: f64) -> String {
     let percent = chance * 100.0;
-    super::write::fixed(percent, usize::from(percent < 9.95))
+    if percent < 0.05 { "&lt;\u{a0}0.1".to_owned() } else { fixed(percent, usize::from(percent < 9.95)) }
 }
 
 /// A dot with whiskers around zero. Every figure has a scale of its own, which is written at its ends.
@@ -112,7 +112,7 @@ fn whiskers(difference: &Difference, singles: &[f64], class: &str, unit: &str) -
     let dot = if difference.is_real { "real" } else { "noise" };
     svg += &format!("<circle class=\"{dot}\" cx=\"{:.2}%\" cy=\"14\" r=\"5\"/>\n", x(difference.median));
     if most > 0.0 {
-        let end = text(&axis.written(axis.end()));
+        let end = axis.written_end();
         svg += &format!(
             "<text x=\"0\" y=\"37\">\u{2212}{end}</text><text x=\"50%\" y=\"37\" text-anchor=\"middle\">0</text>\
              <text x=\"100%\" y=\"37\" text-anchor=\"end\">+{end}</text>\n"

@@ -2,7 +2,7 @@
 
 use super::{
     Look, Section,
-    write::{NONE, bar, bytes, count, number, or_none, row, table},
+    write::{bar, bytes, cell, count, fixed, number, row, table},
 };
 use crate::lab::report::PluginWorth;
 
@@ -136,9 +136,8 @@ fn overlap(look: &Look<'_>, at: usize) -> Option<String> {
                 look.plugin(plugin)
             );
             let written = [count(*found), count(*alone), count((found - alone).max(0.0))];
-            let numbers: String = written.iter().map(|written| format!("<td class=\"n\">{written}</td>")).collect();
-            let share = or_none(Some(share), |share| format!("{}\u{a0}%", super::write::fixed(share, 0)));
-            row(&look.plugin_name(plugin), &[bars, numbers, format!("<td class=\"n\">{share}</td>")])
+            let numbers: String = written.iter().map(|written| cell(written)).collect();
+            row(&look.plugin_name(plugin), &[bars, numbers, cell(&format!("{}\u{a0}%", fixed(share, 0)))])
         })
         .collect();
     let heads = ["", "", "Found", "Alone", "Shared", "Alone of found"].map(str::to_owned);
@@ -166,7 +165,7 @@ mod tests {
             spent: 900,
             first_contacts: 0,
         };
-        assert_eq!(or_none(per_useful(&worth), number), NONE);
+        assert_eq!(per_useful(&worth), None);
         worth.useful = 5;
         assert_eq!(per_useful(&worth).map(number).as_deref(), Some("2.40"));
     }
