@@ -40,7 +40,7 @@ pub(super) fn section(look: &Look<'_>) -> Option<Section> {
     (!is_empty).then(|| Section {
         id: "completion",
         title: "Completion",
-        note: "All peers that began without the torrent, counted from the joining of each. Strong lines: all runs together; \
+        note: "All peers that began without the torrent, honest or not, counted from the joining of each. Strong lines: all runs together; \
                thin ones: single runs. A line that ends below 100\u{a0}% leaves out those who never got there."
             .to_owned(),
         body: format!(

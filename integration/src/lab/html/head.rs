@@ -81,7 +81,7 @@ fn came_to(variant: &Variant) -> String {
     }
     let runs = plural(variant.reports.len(), "run", "runs");
     let share = number(complete as f64 / joined as f64 * 100.0);
-    let completed = format!("<b>{complete} of {joined} peers completed</b> ({share}\u{a0}%) in {runs}");
+    let completed = format!("<b>{complete} of {joined} honest peers completed</b> ({share}\u{a0}%) in {runs}");
     let estimate = variant.figures.get("completion");
     match estimate.and_then(|estimate| estimate.median.map(|median| (median, estimate.interval))) {
         Some((median, interval)) => {

@@ -74,6 +74,12 @@ impl Grid<'_> {
     fn height(&self) -> usize {
         self.tree.columns.iter().map(|column| column.len().min(RANK)).max().unwrap_or(0).max(6) * APART
     }
+
+    /// The width at which ranks do not hide each other.
+    fn narrowest(&self) -> usize {
+        let ranks = (0..self.tree.columns.len()).map(|column| self.ranks(column)).max().unwrap_or(0);
+        self.tree.columns.len() * (24 + 20 * ranks)
+    }
 }
 
 fn drawing(look: &Look<'_>, report: &Report, tree: &Tree) -> String {
@@ -81,7 +87,7 @@ fn drawing(look: &Look<'_>, report: &Report, tree: &Tree) -> String {
         return "<p class=\"none\">Nobody came.</p>\n".to_owned();
     }
     let grid = Grid { tree };
-    let (height, narrowest) = (grid.height(), tree.columns.len() * 44);
+    let (height, narrowest) = (grid.height(), grid.narrowest());
     let mut svg = format!(
         "<div class=\"scroll tree\" tabindex=\"0\"><svg class=\"tree\" role=\"img\" aria-label=\"First contacts\" \
          style=\"height:{height}px;min-width:{narrowest}px\">\n\

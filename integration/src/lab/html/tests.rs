@@ -53,7 +53,7 @@ fn check(page: &str) {
         let name = tag.trim_matches('/').split(' ').next().unwrap();
         assert!(!name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric()), "<{tag}>");
         assert!(!["script", "link", "img", "iframe"].contains(&name), "<{tag}>");
-        assert!(tag.matches('"').count() % 2 == 0 && !tag.contains('<'), "<{tag}>");
+        assert!(tag.matches('"').count().is_multiple_of(2) && !tag.contains('<'), "<{tag}>");
         check_text(tag);
         if tag.starts_with('/') {
             assert_eq!(open.pop(), Some(name), "closed by {tag}");
@@ -108,7 +108,7 @@ fn names_are_escaped() {
 fn one_run_has_nothing_to_compare() {
     let page = page(&conducted("one", &[("", SMALL)], &[7]));
     check(&page);
-    assert!(page.contains("<b>5 of 5 peers completed</b>"), "no answer");
+    assert!(page.contains("<b>5 of 5 honest peers completed</b>"), "no answer");
     assert!(page.contains("castanet lab one --seed 7 --runs 1") && !page.contains("id=\"versus\""));
 }
 
