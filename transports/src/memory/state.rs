@@ -6,12 +6,20 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     task::Waker,
+    time::Duration,
 };
 
 use castanet_core::{Moment, seams::transport::Connection};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{ByAddr, Link, datagrams::Mailbox, downlinks::Downlinks, nat::Nats, places::Places, stream::Wire};
+use super::{
+    ByAddr, Link,
+    datagrams::Mailbox,
+    downlinks::Downlinks,
+    nat::Nats,
+    places::Places,
+    stream::{SEGMENT, Wire},
+};
 use crate::{
     link::{Fate, Gate, Line},
     time::Epoch,
@@ -19,6 +27,12 @@ use crate::{
 
 /// The first port that is given to those who do not care (RFC 6335).
 const FIRST_FREE_PORT: u16 = 49_152;
+
+/// For how long one stream of a host may have its uplink, so that none waits long behind the others: each then has its fair
+/// share, and a short message is not held up by the blocks that other connections have ready.
+pub(super) const TURN: Duration = Duration::from_millis(30);
+/// The least a stream sends at a time.
+const LEAST_TURN: usize = 1024;
 
 /// The network's state behind its lock.
 #[derive(Clone)]
@@ -121,11 +135,19 @@ impl State {
         }
     }
 
-    /// When `size` bytes of a stream that are sent now arrive: after all that was sent before them.
-    pub(super) fn pour(&mut self, from: IpAddr, to: IpAddr, size: usize) -> Instant {
+    /// When `size` bytes of a stream that are sent now have left the host, and when they arrive: after all that was sent
+    /// before them.
+    pub(super) fn pour(&mut self, from: IpAddr, to: IpAddr, size: usize) -> [Instant; 2] {
         let left = self.leave(from, size);
         let at = self.line(from, to).pour(left, size);
-        self.epoch.instant(at)
+        [left, at].map(|at| self.epoch.instant(at))
+    }
+
+    /// How many bytes of one stream leave a host with an uplink at a time, before it is another's turn.
+    pub(super) fn turn(&self, from: IpAddr) -> Option<usize> {
+        let bandwidth = *self.uplinks.get(&from)?;
+        let bytes = bandwidth.saturating_mul(TURN.as_millis() as u64) / 1000;
+        Some(usize::try_from(bytes).unwrap_or(SEGMENT).clamp(LEAST_TURN, SEGMENT))
     }
 
     /// When what a host sends now has passed its uplink.

@@ -16,14 +16,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::state::{Shared, State};
+use super::state::{Shared, State, TURN};
 use crate::time::Alarm;
 
 /// Bytes a connection holds in one direction, under way and unread; a writer waits when they are used up.
 pub const WINDOW: usize = 256 * 1024;
 
 /// Bytes that arrive at once, so that a large write on a slow link trickles in.
-const SEGMENT: usize = 16 * 1024;
+pub(super) const SEGMENT: usize = 16 * 1024;
 
 /// A connection.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ struct Pipe {
     is_passing: bool,
     /// When the last of it arrives: nothing overtakes.
     last: Option<Instant>,
+    /// When the last of it has left the sender.
+    left: Option<Instant>,
     /// Nothing more is written; the reader learns of it at `last`.
     is_closed: bool,
     /// Nobody reads any more.
@@ -51,6 +53,16 @@ struct Pipe {
     is_abandoned: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+}
+
+/// What a writer achieves.
+enum Written {
+    /// So many bytes are on their way.
+    Now(usize),
+    /// Nothing before this moment, when it has its turn.
+    Later(Instant),
+    /// Nothing before the other end has read.
+    Nothing,
 }
 
 /// What a reader finds.
@@ -78,22 +90,28 @@ impl Wire {
 }
 
 impl State {
-    /// The end `side` of a wire writes what fits into the window.
-    fn write(&mut self, wire: u64, side: usize, from: &[IoSlice<'_>], cx: &Context<'_>) -> Poll<io::Result<usize>> {
-        let Some(found) = self.wires.get_mut(&wire) else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
+    /// The end `side` of a wire writes what fits into the window, and into its turn at the uplink.
+    fn write(&mut self, wire: u64, side: usize, from: &[IoSlice<'_>], cx: &Context<'_>) -> io::Result<Written> {
+        let sender = self.wires.get(&wire).ok_or(io::ErrorKind::NotConnected)?.ends[side].ip();
+        let turn = self.turn(sender);
+        let found = self.wires.get_mut(&wire).ok_or(io::ErrorKind::NotConnected)?;
         let pipe = &mut found.pipes[side];
         if found.is_reset {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            return Err(io::ErrorKind::ConnectionReset.into());
         }
         if pipe.is_closed || pipe.is_deaf {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let room = WINDOW - pipe.held;
+        // A turn ahead, so that the uplink is never idle for a timer that is late.
+        let next = pipe.left.filter(|_| turn.is_some()).map(|left| left - TURN);
+        if let Some(next) = next.filter(|next| *next > Instant::now()) {
+            pipe.writer = Some(cx.waker().clone());
+            return Ok(Written::Later(next));
+        }
+        let room = (WINDOW - pipe.held).min(turn.unwrap_or(WINDOW));
         if room == 0 {
             pipe.writer = Some(cx.waker().clone());
-            return Poll::Pending;
+            return Ok(Written::Nothing);
         }
         let mut gathered = Vec::with_capacity(room.min(from.iter().map(|slice| slice.len()).sum()));
         for slice in from {
@@ -105,16 +123,16 @@ impl State {
             let segment = rest.split_to(rest.len().min(SEGMENT));
             self.send(wire, side, segment);
         }
-        Poll::Ready(Ok(written))
+        Ok(Written::Now(written))
     }
 
     /// Puts a segment, or the end if it is empty, on its way.
     fn send(&mut self, wire: u64, side: usize, segment: Bytes) {
         let Some(ends) = self.wires.get(&wire).map(|wire| wire.ends) else { return };
-        let arrival = self.pour(ends[side].ip(), ends[1 - side].ip(), segment.len());
+        let [left, arrival] = self.pour(ends[side].ip(), ends[1 - side].ip(), segment.len());
         let Some(pipe) = self.wires.get_mut(&wire).map(|wire| &mut wire.pipes[side]) else { return };
         let arrival = pipe.last.map_or(arrival, |last| last.max(arrival));
-        pipe.last = Some(arrival);
+        (pipe.last, pipe.left) = (Some(arrival), Some(left));
         if segment.is_empty() {
             pipe.is_closed = true;
         } else if !pipe.is_deaf {
@@ -194,7 +212,7 @@ impl MemoryStream {
         });
         let end = |side| Self {
             reader: Reader { net: net.clone(), wire, side, alarm: Alarm::default() },
-            writer: Writer { net: net.clone(), wire, side },
+            writer: Writer { net: net.clone(), wire, side, alarm: Alarm::default() },
         };
         (end(0), end(1))
     }
@@ -233,6 +251,8 @@ struct Writer {
     net: Shared,
     wire: u64,
     side: usize,
+    /// Wakes the writer when it has its turn.
+    alarm: Alarm,
 }
 
 impl Writer {
@@ -280,11 +300,17 @@ impl AsyncWrite for Writer {
         self.poll_write_vectored(cx, &[IoSlice::new(from)])
     }
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.net.with(|state| state.write(self.wire, self.side, from, cx))
+        loop {
+            match self.net.with(|state| state.write(self.wire, self.side, from, cx))? {
+                Written::Now(bytes) => return Poll::Ready(Ok(bytes)),
+                Written::Nothing => return Poll::Pending,
+                Written::Later(at) => ready!(self.alarm.poll(at, cx)),
+            }
+        }
     }
     fn is_write_vectored(&self) -> bool {
         true
@@ -305,6 +331,7 @@ impl Duplex for MemoryStream {
     fn rehome(mut self: Box<Self>) -> io::Result<Box<dyn Duplex>> {
         // Timers belong to a runtime.
         self.reader.alarm.stop();
+        self.writer.alarm.stop();
         Ok(self)
     }
 }
