@@ -1,0 +1,90 @@
+//! `castanet lab` as a program: the same seed gives the same bytes in every process, and mistakes are told by line and field.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{fs, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+/// Runs it; the exit code, stdout and stderr.
+fn lab(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_castanet")).arg("lab").args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn replay() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/replay.toml").to_string_lossy().into_owned()
+}
+
+#[test]
+fn three_processes_give_the_same_report_and_another_seed_another() {
+    let run = |seed: &str| {
+        let (code, report, errors) = lab(&[&replay(), "--seed", seed, "--json"]);
+        assert_eq!((code, errors.as_str()), (Some(0), ""));
+        report
+    };
+    let [one, two, three, other] = ["7", "7", "7", "8"].map(run);
+    assert!(one.len() > 2000, "{one}");
+    assert_eq!(one, two);
+    assert_eq!(one, three);
+    assert_ne!(one, other);
+    let report: serde_json::Value = serde_json::from_str(&one).unwrap();
+    let groups = report["variants"][0]["reports"][0]["groups"].as_array().unwrap();
+    let near = groups.iter().find(|group| group["name"] == "near").unwrap();
+    assert_eq!((&near["complete"], &near["first_peer"]["count"]), (&4.into(), &4.into()), "{near}");
+}
+
+#[test]
+fn forms_are_compared_drawn_and_hashed() {
+    let folder = TempDir::new().unwrap();
+    let page = |name: &str| folder.path().join(name);
+    let run = |name: &str| {
+        let (scenario, drawn) = (replay(), page(name));
+        let vary = ["--vary", "plugins=dht,dht+pex", "--set", "dht.sybils=0", "--runs", "3"];
+        let args = [&[&*scenario, "--html", drawn.to_str().unwrap()], &vary[..]].concat();
+        let (code, text, errors) = lab(&args);
+        assert_eq!((code, errors.as_str()), (Some(0), ""));
+        text
+    };
+    let (one, again) = (run("one.html"), run("again.html"));
+    assert_eq!(one, again);
+    for part in ["plugins = dht+pex beside plugins = dht", "95 % interval", "seeds 1 to 3, report "] {
+        assert!(one.contains(part), "{part} in {one}");
+    }
+    let [drawn, redrawn] = ["one.html", "again.html"].map(|name| fs::read_to_string(page(name)).unwrap());
+    assert!(drawn.starts_with("<!") && drawn.contains("<svg") && !drawn.contains("http://"), "a page of its own");
+    assert_eq!(drawn, redrawn);
+}
+
+#[test]
+fn mistakes_are_told_by_line_and_field() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("wrong.toml");
+    let good = fs::read_to_string(replay()).unwrap();
+    for (from, to, expected) in [
+        ("latency = \"40ms\"", "latency = \"soon\"", "line 6, network.latency: `soon` is no duration"),
+        ("latency = \"40ms\"", "speed = 3", "line 6, network"),
+        ("\"pex\", ", "\"pecks\", ", "line 3, plugins: there is no plugin `pecks`"),
+        ("tracker = \"one\"", "tracker = \"six\"", "fault[0].tracker: there is no tracker `six`"),
+        ("kill = \"behind\"", "kill = \"ahead\"", "fault[2].kill: there is no group `ahead`"),
+        ("nat = \"port-restricted\"", "nat = \"brick\"", "peers[2].nat"),
+        ("for = \"4m\"", "for = \"4 years\"", "line 2, for"),
+        ("about =", "about", "line 1"),
+    ] {
+        fs::write(&file, good.replacen(from, to, 1)).unwrap();
+        let (code, out, errors) = lab(&[file.to_str().unwrap()]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{to}");
+        assert!(errors.contains("wrong.toml") && errors.contains(expected), "{to}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    let (code, _, errors) = lab(&[&replay(), "--vary", "peers.nobody.count=1,2"]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("peers.nobody.count") && errors.contains("no `nobody`"), "{errors}");
+    let scenario = replay();
+    for args in [&[&*scenario, "--vary", "plugins"][..], &[&*scenario, "--runs", "0"], &[]] {
+        assert_eq!(lab(args).0, Some(2), "{args:?}");
+    }
+    let (code, _, errors) = lab(&["there-is-none.toml"]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("there-is-none.toml: there is no such file"), "{errors}");
+}
