@@ -2,7 +2,7 @@
 
 use super::{
     Look, Section,
-    write::{bar, bytes, cell, count, fixed, number, row, table},
+    write::{bar, bytes, cell, count, fixed, number, row, table, text},
 };
 use crate::lab::report::PluginWorth;
 
@@ -114,8 +114,19 @@ pub(super) fn overlap_section(look: &Look<'_>) -> Option<Section> {
     })
 }
 
-/// How much of what each plugin of a variant found others found, too. Only that is known, not which others: once `PluginWorth`
-/// tells, a matrix belongs here.
+/// The other plugins that named the same peers, and how many.
+fn also_by(look: &Look<'_>, at: usize, plugin: &str) -> String {
+    let Some(variant) = look.experiment.variants.get(at) else { return String::new() };
+    let shared = |other: &str| {
+        look.experiment.of_plugin(at, plugin, |worth| Some(worth.shared.get(other).copied().unwrap_or(0) as f64))
+    };
+    let others = Look::plugins_of(variant).into_iter().filter_map(|other| Some((other, shared(other)?)));
+    let texts =
+        others.filter(|(_, shared)| *shared > 0.0).map(|(other, shared)| format!("{} {}", text(other), count(shared)));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+/// How much of what each plugin of a variant found others found, too, and which.
 fn overlap(look: &Look<'_>, at: usize) -> Option<String> {
     let variant = look.experiment.variants.get(at)?;
     let found = |plugin: &str| look.experiment.of_plugin(at, plugin, |worth| Some(worth.found as f64));
@@ -137,10 +148,11 @@ fn overlap(look: &Look<'_>, at: usize) -> Option<String> {
             );
             let written = [count(*found), count(*alone), count((found - alone).max(0.0))];
             let numbers: String = written.iter().map(|written| cell(written)).collect();
-            row(&look.plugin_name(plugin), &[bars, numbers, cell(&format!("{}\u{a0}%", fixed(share, 0)))])
+            let others = cell(&also_by(look, at, plugin));
+            row(&look.plugin_name(plugin), &[bars, numbers, cell(&format!("{}\u{a0}%", fixed(share, 0))), others])
         })
         .collect();
-    let heads = ["", "", "Found", "Alone", "Shared", "Alone of found"].map(str::to_owned);
+    let heads = ["", "", "Found", "Alone", "Shared", "Alone of found", "Also named by"].map(str::to_owned);
     (!rows.is_empty()).then(|| look.heading(at) + &table(&heads, &rows))
 }
 
@@ -154,6 +166,7 @@ mod tests {
             plugin: "dht".into(),
             found: 1,
             alone: 1,
+            shared: std::collections::BTreeMap::new(),
             connected: 0,
             handshaken: 0,
             useful: 0,
