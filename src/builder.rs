@@ -36,6 +36,10 @@ const PORTS: u16 = 9;
 /// Files that may be open at once, over all torrents: far below the usual limit of 1024.
 const MOST_OPEN_FILES: usize = 256;
 
+/// Read buffers and events of a small engine.
+const SMALL_READ: usize = 16 << 10;
+const FEW_EVENTS: usize = 256;
+
 /// Where an engine listens for peers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Listen {
@@ -169,6 +173,12 @@ impl EngineBuilder {
     /// Default: as many as the line feeds well.
     pub fn upload_slots(mut self, most: usize) -> Self {
         self.config.upload_slots = Some(most);
+        self
+    }
+    /// Makes an engine small, for thousands of them in one process: it reads in smaller steps and keeps fewer events for
+    /// observers that are behind.
+    pub fn small(mut self) -> Self {
+        (self.config.read_buffer, self.config.most_events) = (SMALL_READ, FEW_EVENTS);
         self
     }
     /// Bytes that may wait between sockets and disk.

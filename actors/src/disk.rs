@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use castanet_core::{
-    Geometry, PieceIndex, Sha1Digest,
+    BLOCK_LENGTH, Geometry, PieceIndex, Sha1Digest,
     buffers::{ReadBuffer, ReadBuffers},
     seams::{
         hasher::{HashJob, Hasher, RunningSha1},
@@ -148,7 +148,9 @@ impl std::fmt::Debug for DiskPool {
 impl DiskPool {
     /// A pool of `threads` threads; with none, jobs run on the thread that submits them.
     pub fn new(threads: usize, hasher: Arc<dyn Hasher>) -> std::io::Result<Self> {
-        let reads = ReadBuffers::new(READ_UNIT, 4 + 2 * threads);
+        // Without threads there may be thousands of pools, each with little to do.
+        let unit = if threads == 0 { BLOCK_LENGTH as usize } else { READ_UNIT };
+        let reads = ReadBuffers::new(unit, 4 + 2 * threads);
         let shared = Arc::new(Shared { queue: Mutex::default(), ready: Condvar::new(), hasher, reads, threads });
         let workers = (0..threads)
             .map(|n| {
@@ -269,7 +271,7 @@ impl Shared {
     }
 
     fn read(&self, storage: &dyn Storage, offset: u64, length: usize) -> Result<Bytes, StorageError> {
-        let mut buffer = if length <= READ_UNIT { self.reads.take() } else { ReadBuffer::unpooled(length) };
+        let mut buffer = if length <= self.reads.size() { self.reads.take() } else { ReadBuffer::unpooled(length) };
         storage.read_at(offset, &mut buffer[..length])?;
         Ok(buffer.freeze(length))
     }

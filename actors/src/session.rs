@@ -50,8 +50,6 @@ use crate::{
 const MOST_GREETED: usize = 256;
 /// Of these, how many may come from one address (loopback excepted): one silent stranger must not keep others out.
 const MOST_OF_A_HOST: usize = 32;
-/// Events that an observer may lag behind before it misses some.
-const MOST_EVENTS: usize = 4096;
 /// How long a removed torrent may take for its good-byes.
 const GOOD_BYE: Duration = Duration::from_secs(5);
 /// How long a torrent may take to save besides; a disk that hangs must not hold up the end for ever.
@@ -187,7 +185,7 @@ impl Session {
         }
         let torrent = TorrentId(self.next);
         self.next += 1;
-        let (events, receiver) = broadcast::channel(MOST_EVENTS);
+        let (events, receiver) = broadcast::channel(self.shared.config.most_events);
         let (state, observed) = watch::channel(Default::default());
         let plugins = self.plugins.iter().filter_map(|hosted| Some(hosted.running.as_ref()?.1.clone())).collect();
         let (shared, parent) = (self.shared.clone(), ctx.address().recipient());

@@ -46,6 +46,8 @@ pub struct Config {
     pub memory: usize,
     /// Bytes of a large read buffer: what a fast sender fills in one wake-up.
     pub read_buffer: usize,
+    /// Events of a torrent that wait for a slow observer; it misses older ones. Each takes some 150 bytes, used or not.
+    pub most_events: usize,
     /// Open connections of one torrent.
     pub most_connections: usize,
     /// Most peers that a torrent serves at once; 0: it serves nobody. `None`: as many as the line feeds well.
@@ -65,6 +67,7 @@ impl Default for Config {
         Self {
             memory: 8 << 20,
             read_buffer: 128 << 10,
+            most_events: 4096,
             most_connections: 200,
             upload_slots: None,
             limits: Limits::default(),

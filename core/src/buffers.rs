@@ -65,6 +65,10 @@ impl ReadBuffers {
     pub fn new(size: usize, most: usize) -> Self {
         Self { free: Arc::default(), size, most }
     }
+    /// The size of this pool's buffers in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
     /// A buffer of exactly `size` bytes with arbitrary contents.
     pub fn take(&self) -> ReadBuffer {
         let idle = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -96,7 +96,9 @@ impl Story {
             Happening::PeerFound { addr, plugin, instance } => {
                 let Some(peer) = who(addr.ip()) else { return };
                 let teller = instance.parse::<std::net::SocketAddr>().ok().and_then(|teller| who(teller.ip()));
-                let hops = teller.map_or(0, |teller| hops(teller, peer).saturating_add(1));
+                // A plugin's instance that is the peer itself has passed nothing on.
+                let hops =
+                    teller.filter(|teller| *teller != peer).map_or(0, |teller| hops(teller, peer).saturating_add(1));
                 self.learn(peer, Learned { plugin: plugin.to_string(), hops, at });
             }
             Happening::PeerLost { reason, .. } => self.count_end(reason),

@@ -66,7 +66,7 @@ impl Common {
         for place in places {
             let well_known = well_known.clone();
             hosts.push(world.resting_host(place, move |engine, net| {
-                let engine = engine.transports(vec![Arc::new(net.clone())]).retain_plugins(|_| false);
+                let engine = engine.small().transports(vec![Arc::new(net.clone())]).retain_plugins(|_| false);
                 let engine = engine.enable_plugin("dht").plugin_setting("dht", "always", "true");
                 engine.plugin_setting("dht", "bootstrap", &well_known)
             }));
@@ -113,6 +113,7 @@ impl Common {
             .transports(ways)
             .resolver(Arc::new(self.names.clone()))
             .storage(Arc::new(disk.clone()))
+            .small()
             .most_connections(group.connections);
         engine = match group.behaviour {
             Behaviour::Slow => engine.max_up(Some(SLOW)),
