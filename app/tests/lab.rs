@@ -88,3 +88,25 @@ fn mistakes_are_told_by_line_and_field() {
     assert_eq!(code, Some(1));
     assert!(errors.contains("there-is-none.toml: there is no such file"), "{errors}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_new_plugin_works_as_it_is_written_and_replays() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path().join("fresh");
+    let write = || lab(&["new-plugin", "friends", "--folder", at.to_str().unwrap()]);
+    assert_eq!(write().0, Some(0));
+    let (code, _, errors) = write();
+    assert!(code == Some(1) && errors.contains("is not empty"), "{errors}");
+    for (name, why) in [("Friends", "is no plugin's name"), ("dht", "there is a built-in plugin")] {
+        let (code, _, errors) = lab(&["new-plugin", name]);
+        assert!(code == Some(1) && errors.contains(why), "{errors}");
+    }
+    let castanet = env!("CARGO_BIN_EXE_castanet");
+    let test = Command::new("sh").arg(at.join("test.sh")).env("CASTANET", castanet).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&test.stdout), String::from_utf8_lossy(&test.stderr));
+    assert!(test.status.success() && said.contains("Without friends nobody was complete"), "{said}");
+    let scenario = at.join("friends.toml");
+    let [one, again] = [(); 2].map(|()| lab(&[scenario.to_str().unwrap(), "--json"]).1);
+    assert!(one.len() > 1000 && one == again, "a program that keeps to what it is told replays");
+}

@@ -9,14 +9,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::{
     experiment::{Form, conduct},
     html,
     run::{Extra, Plan},
     scenario::{Change, Scenario},
-    text,
+    skeleton, text,
 };
 
 /// The longest scenario file in bytes.
@@ -26,9 +26,14 @@ const MOST_RUNS: u64 = 10_000;
 
 /// What the command takes.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Lab {
+    /// Something else than an experiment.
+    #[command(subcommand)]
+    pub action: Option<Action>,
     /// A scenario file (docs/LAB.md)
-    pub scenario: PathBuf,
+    #[arg(required = true)]
+    pub scenario: Option<PathBuf>,
     /// The seed of the first run; each further run has the next
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -52,6 +57,19 @@ pub struct Lab {
     pub html: Option<PathBuf>,
 }
 
+/// What there is besides experiments.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// Write a discovery plugin in Python that works, with its scenario and its test, to begin with
+    NewPlugin {
+        /// Its name: small letters, digits and `-`
+        name: String,
+        /// Where [default: a new folder of that name]
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
 fn change(text: &str) -> Result<Change, String> {
     let wrong = || format!("`{}` is not FIELD=VALUE, such as network.loss=0.01", text.escape_debug());
     let (field, value) = text.split_once('=').filter(|(field, _)| !field.is_empty()).ok_or_else(wrong)?;
@@ -71,7 +89,12 @@ impl Lab {
     /// # Errors
     /// In words, if the scenario cannot be read or makes no sense, a run breaks, or the result cannot be written.
     pub fn run(&self, extra: &[Extra], print: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-        let forms = self.forms(extra)?;
+        if let Some(Action::NewPlugin { name, folder }) = &self.action {
+            let folder = folder.clone().unwrap_or_else(|| PathBuf::from(name));
+            return skeleton::write(name, &folder)?.iter().try_for_each(|line| print(line));
+        }
+        let file = self.scenario.as_deref().context("which scenario?")?;
+        let forms = self.forms(file, extra)?;
         let last = self.seed.checked_add(self.runs - 1).ok_or_else(|| anyhow!("there are no seeds so large"))?;
         let seeds: Vec<u64> = (self.seed..=last).collect();
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -82,7 +105,7 @@ impl Lab {
             }
         };
         let experiment = conduct(&forms, &seeds, jobs, &through).map_err(|broken| {
-            let replay = format!("castanet lab {} --seed {}", self.scenario.display(), broken.seed);
+            let replay = format!("castanet lab {} --seed {}", file.display(), broken.seed);
             anyhow!("{broken}\nTo see it again: {replay}")
         })?;
         if let Some(file) = &self.html {
@@ -95,15 +118,15 @@ impl Lab {
     }
 
     /// Every form of the scenario that is asked for.
-    fn forms(&self, extra: &[Extra]) -> Result<Vec<Form>> {
-        let file = self.scenario.display();
-        let text = read(&self.scenario).with_context(|| format!("cannot read the scenario {file}"))?;
+    fn forms(&self, path: &Path, extra: &[Extra]) -> Result<Vec<Form>> {
+        let file = path.display();
+        let text = read(path).with_context(|| format!("cannot read the scenario {file}"))?;
         let builtin = castanet::BUILTIN_PLUGINS.iter().filter(|(name, _)| !castanet::OPT_IN_PLUGINS.contains(name));
         let names: BTreeSet<String> = builtin.chain(extra).map(|(name, _)| (*name).to_owned()).collect();
         // What is wrong with the file as it is is told with its line.
         Scenario::read(&text, &names).with_context(|| file.to_string())?;
-        let name = self.scenario.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let folder = self.scenario.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut forms = Vec::new();
         for changes in self.variations() {
             let all: Vec<Change> = self.set.iter().chain(&changes).cloned().collect();

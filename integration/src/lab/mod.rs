@@ -11,6 +11,7 @@ pub mod html;
 mod report;
 mod run;
 pub mod scenario;
+mod skeleton;
 pub mod statistics;
 mod story;
 mod sybil;

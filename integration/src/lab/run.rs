@@ -129,6 +129,7 @@ impl<'a> Stage<'a> {
             scenario: scenario.clone(),
             names: FixedResolver(names),
             well_known: Rc::default(),
+            members: Rc::default(),
         };
         let nodes = common.nodes(world, &mut addresses);
         common.sybils(world, &mut addresses, payload.metainfo.info_hashes.wire());
@@ -141,6 +142,7 @@ impl<'a> Stage<'a> {
                 let place = world.place(addresses.next());
                 furnish(world, place.ip(), group, &lans);
                 let host = common.host(world, place, at, disk.clone());
+                common.members.borrow_mut().entry(group.name.get_ref().clone()).or_default().push(host.addr());
                 peers.push(Peer {
                     group: at,
                     name: format!("{} {number}", group.name.get_ref()),

@@ -52,6 +52,8 @@ pub(super) struct Common {
     pub(super) names: FixedResolver,
     /// Where everyone's DHT begins.
     pub(super) well_known: Rc<RefCell<Vec<String>>>,
+    /// The peers of each group, for programs to be told of.
+    pub(super) members: Rc<RefCell<BTreeMap<String, Vec<SocketAddr>>>>,
 }
 
 impl Common {
@@ -92,6 +94,14 @@ impl Common {
         })
     }
 
+    /// A program's command, with the addresses of a group's peers where it has `{peers:GROUP}`.
+    fn command(&self, command: &str) -> String {
+        self.members.borrow().iter().fold(command.to_owned(), |command, (group, peers)| {
+            let addresses: Vec<String> = peers.iter().map(ToString::to_string).collect();
+            command.replace(&format!("{{peers:{group}}}"), &addresses.join(" "))
+        })
+    }
+
     fn engine(
         &self,
         engine: EngineBuilder,
@@ -125,7 +135,9 @@ impl Common {
         }
         for program in &self.scenario.programs {
             let name = program.name.get_ref();
-            engine = engine.process_plugin(name, &program.command).plugin_setting(name, "lockstep", "true");
+            engine = engine
+                .process_plugin(name, &self.command(program.command.get_ref()))
+                .plugin_setting(name, "lockstep", "true");
             engine = engine.plugin_setting(name, "folder", &self.folder.to_string_lossy());
         }
         let plugins: Vec<&str> = group

@@ -204,8 +204,9 @@ pub enum TrackerBehaviour {
 pub struct Program {
     /// The plugin's name.
     pub name: Spanned<String>,
-    /// The program and its arguments, as words without a shell; run in the scenario file's folder.
-    pub command: String,
+    /// The program and its arguments, as words without a shell; run in the scenario file's folder. `{peers:GROUP}` stands for
+    /// the addresses of a group's peers.
+    pub command: Spanned<String>,
 }
 
 /// Peers that have things in common.

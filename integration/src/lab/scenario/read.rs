@@ -182,6 +182,12 @@ impl Flaws<'_> {
                 let what = format!("`{name}` is no plugin's name: small letters, digits and `-`");
                 return self.at(program.name.span(), &format!("program[{at}].name"), what);
             }
+            let told = program.command.get_ref().split("{peers:").skip(1);
+            let mut told = told.map(|rest| rest.split_once('}').map_or(rest, |(group, _)| group));
+            if let Some(group) = told.find(|group| scenario.groups.iter().all(|known| known.name.get_ref() != group)) {
+                let what = format!("there is no group `{group}`");
+                return self.at(program.command.span(), &format!("program[{at}].command"), what);
+            }
             if !known.insert(name.clone()) {
                 let what = format!("there is another plugin called `{name}`");
                 return self.at(program.name.span(), &format!("program[{at}].name"), what);
