@@ -138,6 +138,45 @@ fn decisions_know_no_clock_no_dice_and_no_disorder() {
     }
 }
 
+/// What would make one run of the same seed differ from another, anywhere in the engine.
+const UNSEEDED: [&str; 8] = [
+    "HashMap",
+    "HashSet",
+    "SystemTime",
+    "std::time::Instant",
+    "fastrand::u",
+    "fastrand::fill",
+    "fastrand::bool",
+    "Rng::new()",
+];
+/// Where it is meant: a program is waited for in real time; the system's files have theirs; who gives no seed gets one.
+const UNSEEDED_ON_PURPOSE: [&str; 4] =
+    ["process/lockstep.rs", "process/partner.rs", "transports/src/resolver.rs", "src/ways.rs"];
+
+#[test]
+fn nothing_in_the_engine_is_left_to_chance() {
+    let engine = ["actors/src", "plugins/src", "transports/src", "storage/src", "src"];
+    let is_test = |path: &Path| path.to_string_lossy().contains("test");
+    let mut choices = 0;
+    for path in engine.into_iter().flat_map(sources).filter(|path| !is_test(path)) {
+        let text = fs::read_to_string(&path).unwrap();
+        let engine = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let meant = UNSEEDED_ON_PURPOSE.iter().any(|end| path.ends_with(end));
+        let lines: Vec<&str> = engine.lines().map(code).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let place = || format!("{}:{}", path.display(), at + 1);
+            let found = UNSEEDED.iter().find(|word| line.contains(*word));
+            assert!(meant || found.is_none(), "{}: {found:?}", place());
+            if line.contains("select! {") {
+                choices += 1;
+                let is_biased = lines[at..].iter().take(2).any(|line| line.contains("biased;"));
+                assert!(is_biased, "{}: it draws which future goes first", place());
+            }
+        }
+    }
+    assert!(choices > 10, "{choices} places choose between futures: the sources are read");
+}
+
 #[test]
 fn only_parents_hold_the_address_of_an_actor() {
     let owners: &[(&str, &[&str])] = &[
