@@ -178,9 +178,16 @@ impl<'a> Stage<'a> {
         if ended < lasts {
             sleep(AFTERWARDS).await;
         }
-        for life in lives.into_iter().chain(faults) {
-            life.abort();
+        for (peer, life) in cast.peers.iter().zip(lives) {
+            // Who is just leaving finishes its good-byes.
+            if peer.story.borrow().left.is_none() {
+                life.abort();
+            }
             let _ = life.await;
+        }
+        for fault in faults {
+            fault.abort();
+            let _ = fault.await;
         }
         for peer in &cast.peers {
             peer.harvest();
