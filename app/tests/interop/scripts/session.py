@@ -49,9 +49,6 @@ def settings(address, nodes):
 
 
 session = lt.session(settings(config["address"], config.get("dht")))
-for node in config.get("dht") or []:
-    host, port = node.rsplit(":", 1)
-    session.add_dht_node((host, int(port)))
 everyone = lt.ip_filter()
 everyone.add_rule("0.0.0.0", "255.255.255.255", 1 << session.global_peer_class_id)
 session.set_peer_class_filter(everyone)
@@ -73,11 +70,18 @@ for peer in config.get("peers", []):
     host, port = peer.rsplit(":", 1)
     handle.connect_peer((host, int(port)))
 
-last, asked = None, None
+FEW = 5
+last, asked, told = None, None, 0
 while True:
     status = handle.status()
     nodes = session.status().dht_nodes
-    if nodes >= 5 and asked is None:
+    if nodes < FEW and time.monotonic() > told + 1:
+        # Again as long as it knows few: what is told before it listens, or asked of one who does not yet, is lost.
+        told = time.monotonic()
+        for node in config.get("dht") or []:
+            host, port = node.rsplit(":", 1)
+            session.add_dht_node((host, int(port)))
+    if nodes >= FEW and asked is None:
         handle.force_dht_announce()
         asked = time.monotonic()
     # The announce itself is not told of: it takes a look-up, which is long over by then.
