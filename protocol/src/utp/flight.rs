@@ -53,9 +53,13 @@ pub(super) struct Flight {
     /// Losses up to this number have been paid for.
     recovery: u64,
     same_ack: u32,
+    /// Packets after the next of which the other side is known to tell whether they have arrived.
+    reach: usize,
     /// When the latest sent of those that have arrived was sent.
     newest_arrived: Moment,
     smooth: Option<Duration>,
+    /// The shortest trip of all.
+    shortest: Duration,
     variance: Duration,
     timeout: Duration,
     /// Timeouts in a row.
@@ -72,8 +76,10 @@ impl Flight {
             lost: 0,
             recovery: first,
             same_ack: 0,
+            reach: 0,
             newest_arrived: Moment::ZERO,
             smooth: None,
+            shortest: FIRST_TIMEOUT,
             variance: Duration::ZERO,
             timeout: FIRST_TIMEOUT,
             timeouts: 0,
@@ -138,12 +144,12 @@ impl Flight {
             // An old one, overtaken by a newer.
             return Some(acked);
         }
-        let mut trip = None;
+        let mut latest = None;
         while self.first <= ack
             && let Some(sent) = self.packets.pop_front()
         {
             self.first += 1;
-            self.note(&sent, &mut acked, &mut trip, now);
+            self.note(&sent, &mut acked, &mut latest, now);
             acked.is_news = true;
         }
         let mut highest = None;
@@ -154,26 +160,31 @@ impl Flight {
                 break;
             };
             if !sent.has_arrived {
-                self.note(&sent, &mut acked, &mut trip, now);
+                self.note(&sent, &mut acked, &mut latest, now);
                 (sent.has_arrived, sent.is_lost) = (true, false);
                 acked.is_news = true;
             }
             self.packets[at as usize] = Sent { payload: Vec::new(), ..sent };
             highest = Some(at as usize);
+            self.reach = self.reach.max(bit as usize + 2);
         }
-        if let Some(trip) = trip {
-            self.measured(trip);
+        // It is the latest that was answered. Those before it may have been there for long, out of the other side's words'
+        // reach; and of one that was sent twice it is not known which has arrived.
+        if let Some((sent, 1)) = latest {
+            self.measured(now.since(sent));
         }
         if acked.is_news {
             (self.same_ack, self.timeouts) = (0, 0);
+            self.set_timeout();
         } else if is_bare && !self.packets.is_empty() {
             self.same_ack += 1;
         }
-        self.find_lost(highest, &mut acked);
+        self.find_lost(highest, is_bare, &mut acked);
         Some(acked)
     }
 
-    fn note(&mut self, sent: &Sent, acked: &mut Acked, trip: &mut Option<Duration>, now: Moment) {
+    /// Notes that a packet has arrived. `latest`: when the latest sent of those was sent, and how many times it was.
+    fn note(&mut self, sent: &Sent, acked: &mut Acked, latest: &mut Option<(Moment, u32)>, now: Moment) {
         if sent.has_arrived {
             return;
         }
@@ -185,45 +196,41 @@ impl Flight {
         if sent.padding > 0 {
             acked.probe = Some(true);
         }
-        if sent.times == 1 {
-            *trip = Some(now.since(sent.at));
-        }
+        *latest = (*latest).max(Some((sent.at, sent.times)));
         // Of one that was sent twice it is not known which has arrived, unless it can only be the second.
-        let is_certain = sent.times == 1 || self.smooth.is_some_and(|trip| now.since(sent.at) >= trip / 2);
+        let is_certain = sent.times == 1 || now.since(sent.at) >= self.shortest;
         if is_certain {
             self.newest_arrived = self.newest_arrived.max(sent.at);
         }
     }
 
-    /// Marks what is lost: what three packets that were sent later have overtaken.
-    fn find_lost(&mut self, highest: Option<usize>, acked: &mut Acked) {
-        let slack = self.smooth.unwrap_or(FIRST_TIMEOUT) / 4;
-        let until = match highest {
-            Some(highest) => highest,
-            None if self.same_ack >= REORDERING => 1,
-            None => return,
-        };
+    /// Marks what is lost: what three packets that were sent later have overtaken, and of what was under way when something
+    /// was lost already, or was sent again, all that is not told of although something later has arrived.
+    fn find_lost(&mut self, highest: Option<usize>, is_bare: bool, acked: &mut Acked) {
+        let slack = self.shortest / 4;
+        let is_repeated = highest.is_none() && self.same_ack >= REORDERING;
+        // The next one is never there; data may leave no room for more.
+        let told = if is_bare { self.reach.max(1) } else { 1 };
         let mut beyond: u32 = 0;
-        for at in (0..until.min(self.packets.len())).rev() {
+        for at in (0..highest.unwrap_or(0).max(told).min(self.packets.len())).rev() {
             if self.packets.get(at + 1).is_some_and(|next| next.has_arrived) {
                 beyond += 1;
             }
+            let number = self.first + at as u64;
             let sent = &mut self.packets[at];
             if sent.has_arrived || sent.is_lost {
                 continue;
             }
-            let is_passed = match sent.times {
-                1 => beyond >= REORDERING || (highest.is_none() && self.same_ack >= REORDERING),
-                _ => sent.at + slack < self.newest_arrived,
-            };
-            if is_passed {
+            let is_overtaken = beyond >= REORDERING || (at == 0 && is_repeated);
+            let is_overdue = sent.at + slack < self.newest_arrived;
+            if (sent.times == 1 && is_overtaken) || ((sent.times > 1 || number < self.recovery) && is_overdue) {
                 sent.is_lost = true;
                 self.lost += 1;
                 self.bytes -= sent.payload.len();
                 if sent.padding > 0 {
                     // Too large for the way, probably: no sign of full queues.
                     acked.probe = Some(false);
-                } else if self.first + at as u64 >= self.recovery {
+                } else if number >= self.recovery {
                     acked.is_loss = true;
                 }
             }
@@ -231,12 +238,13 @@ impl Flight {
         if acked.is_loss {
             self.recovery = self.next_number();
         }
-        if highest.is_none() {
+        if is_repeated {
             self.same_ack = 0;
         }
     }
 
     fn measured(&mut self, trip: Duration) {
+        self.shortest = self.shortest.min(trip);
         let smooth = match self.smooth {
             None => {
                 self.variance = trip / 2;
@@ -248,7 +256,13 @@ impl Flight {
             }
         };
         self.smooth = Some(smooth);
-        self.timeout = (smooth + self.variance * 4).clamp(LEAST_TIMEOUT, LONGEST_TIMEOUT);
+    }
+
+    /// Something has arrived: the timeout is what the way takes, however often it was doubled.
+    fn set_timeout(&mut self) {
+        if let Some(smooth) = self.smooth {
+            self.timeout = (smooth + self.variance * 4).clamp(LEAST_TIMEOUT, LONGEST_TIMEOUT);
+        }
     }
 
     /// Nothing has arrived for too long: everything under way is taken for lost. Returns whether a larger packet was

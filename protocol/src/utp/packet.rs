@@ -64,6 +64,11 @@ impl Sack {
             self.length = self.length.max((byte / 4 + 1) * 4);
         }
     }
+    /// Leaves only so many bytes.
+    #[cfg(test)]
+    pub(super) fn shorten(&mut self, bytes: usize) {
+        self.length = self.length.min(bytes);
+    }
     /// The marked packets, lowest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.length as u64 * 8).filter(|bit| self.bits[(bit / 8) as usize] >> (bit % 8) & 1 == 1)

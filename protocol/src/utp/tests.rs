@@ -17,6 +17,10 @@ struct Link {
     rate: Option<(f64, f64)>,
     /// Larger datagrams vanish.
     widest: usize,
+    /// Of every second the called side sleeps so long, and its socket keeps so many datagrams until it wakes.
+    naps: Option<(Duration, usize)>,
+    /// Bytes of what has arrived out of order that the called side tells of.
+    sack: usize,
 }
 
 const PERFECT: Link = Link {
@@ -26,6 +30,8 @@ const PERFECT: Link = Link {
     doubled: 0.0,
     rate: None,
     widest: usize::MAX,
+    naps: None,
+    sack: packet::LONGEST_SACK,
 };
 
 struct World {
@@ -72,6 +78,15 @@ impl World {
             return;
         }
         self.longest = self.longest.max(datagram.len());
+        let mut datagram = datagram.to_vec();
+        if from == 1 && link.sack < packet::LONGEST_SACK {
+            let (mut header, payload) = Header::read(&datagram).expect("it was written here");
+            header.sack.shorten(link.sack);
+            let mut shortened = Vec::new();
+            header.write(0, &mut shortened);
+            shortened.extend_from_slice(payload);
+            datagram = shortened;
+        }
         let mut leaves = self.now;
         if let Some((rate, queue)) = link.rate {
             let waits = self.free[from].since(self.now).as_secs_f64();
@@ -82,9 +97,16 @@ impl World {
             self.free[from] = leaves;
         }
         for _ in 0..if self.random.f64() < link.doubled { 2 } else { 1 } {
-            let at = leaves + link.delay + link.jitter.mul_f64(self.random.f64());
+            let mut at = leaves + link.delay + link.jitter.mul_f64(self.random.f64());
+            if let (Some((nap, most)), 0) = (link.naps, from) {
+                let second = Moment::from_secs(at.0 / 1_000_000_000);
+                at = at.max(second + nap);
+                if self.way.iter().filter(|(.., to, _)| *to == 1).count() >= most {
+                    return;
+                }
+            }
             self.order += 1;
-            self.way.insert((at, self.order, 1 - from, datagram.to_vec()));
+            self.way.insert((at, self.order, 1 - from, datagram.clone()));
         }
     }
 
@@ -203,6 +225,21 @@ fn loss_doubling_and_disorder_change_nothing() {
     for (seed, lost, doubled, jitter) in [(1, 0.01, 0.0, 0), (2, 0.05, 0.1, 5), (3, 0.2, 0.2, 30), (4, 0.0, 0.5, 50)] {
         let link = Link { lost, doubled, jitter: Duration::from_millis(jitter), ..PERFECT };
         transfer(link, [400_000, 300_000], seed);
+    }
+}
+
+#[test]
+fn a_receiver_that_sleeps_loses_hundreds_at_once_and_they_are_sent_again_at_the_pace_of_the_way() {
+    let rate = 30e6;
+    for (seed, nap) in [10, 110, 310].into_iter().enumerate() {
+        for sack in [packet::LONGEST_SACK, 12] {
+            let naps = Some((Duration::from_millis(nap), 90));
+            let link = Link { delay: Duration::from_micros(100), rate: Some((rate, 1e6)), naps, sack, ..PERFECT };
+            let (got, _) = rate_of(link, 60_000_000, seed as u64);
+            let awake = rate * (1.0 - nap as f64 / 1000.0);
+            println!("{:.0} % of what arrives awake, naps of {nap} ms, {sack} bytes", 100.0 * got / awake);
+            assert!(got > 0.75 * awake, "{got}");
+        }
     }
 }
 
