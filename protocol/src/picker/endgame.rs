@@ -1,14 +1,20 @@
 //! Endgame (BEP 3): when everything missing is asked for, idle peers are asked for what others still owe, so that one
-//! slow peer does not hold up the end. The first answer wins; the others get a cancel. Peers of about the same speed
-//! copy each other's blocks one at a time, and only when they owe nothing themselves: a small torrent is all endgame, and would
-//! come twice.
+//! slow peer does not hold up the end. The first answer wins; the others get a cancel.
+//!
+//! A small torrent is all endgame, and would come twice: so a copy is asked for only where it will come first. Of a much
+//! slower peer that is all it owes; of others what waits behind their next block, one at a time and only for a peer that
+//! owes nothing itself. Who has asked for work in vain a few times, a second apart, may have the next blocks, too.
+
+use std::cmp::Reverse;
 
 use castanet_core::{BlockRef, PeerKey, PieceIndex};
 
-use super::{Picker, priority::LEVELS};
+use super::{Picker, peers::Peer, priority::LEVELS};
 
 /// A peer so many times as slow as another does not keep it waiting.
 const MUCH_SLOWER: u64 = 2;
+/// So often a peer asks in vain before those are copied that may be on their way.
+const PATIENCE: u8 = 3;
 
 impl Picker {
     /// Is every block that is wanted, missing and held by some peer asked for?
@@ -19,22 +25,25 @@ impl Picker {
         !self.is_complete() && !self.rarity.has_available(self.seeds) && !free.any(held)
     }
 
-    /// Appends blocks that others owe, if it is endgame: those of the slowest peer first, its oldest first. As many as there is
-    /// room for of peers that are much slower, of others one, and only of who owes nothing itself.
+    /// Appends blocks that others owe, if it is endgame: of whoever needs most time for what it owes first, its last first.
     /// O(peers log peers + requests).
     pub(super) fn pick_copies(&mut self, peer: PeerKey, room: usize, out: &mut Vec<BlockRef>) {
         if !self.is_endgame() {
             return;
         }
         let Some(state) = self.peers.get(&peer) else { return };
+        let (is_idle, is_patient) = (state.asked.is_empty(), state.in_vain < PATIENCE);
         let others = self.peers.iter().filter(|&(&other, state)| other != peer && !state.asked.is_empty());
-        let mut others: Vec<_> = others.map(|(&other, state)| (state.rate, other)).collect();
+        let needs = |state: &Peer| Reverse((state.asked.len() as u64).saturating_mul(1 << 30) / state.rate.max(1));
+        let mut others: Vec<_> = others.map(|(&other, state)| (needs(state), other)).collect();
         others.sort_unstable();
-        let (from, is_idle) = (out.len(), state.asked.is_empty());
-        for &(rate, other) in &others {
-            let is_slow = rate.saturating_mul(MUCH_SLOWER) <= state.rate;
+        let from = out.len();
+        for (_, other) in others {
+            let owes = &self.peers[&other];
+            let is_slow = state.is_rate_known && owes.rate.saturating_mul(MUCH_SLOWER) <= state.rate;
             let most = if is_slow { room } else { room.min(usize::from(is_idle)) };
-            for &(piece, at) in &self.peers[&other].asked {
+            let queued = owes.asked.len() - usize::from(!is_slow && is_patient);
+            for &(piece, at) in owes.asked.iter().rev().take(queued) {
                 if out.len() - from >= most {
                     break;
                 }
@@ -45,6 +54,9 @@ impl Picker {
                     }
                 }
             }
+        }
+        if let (true, Some(state)) = (is_idle, self.peers.get_mut(&peer)) {
+            state.in_vain = state.in_vain.saturating_add(1);
         }
         self.note_asked(peer, &out[from..]);
     }

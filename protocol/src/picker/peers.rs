@@ -67,6 +67,9 @@ pub(super) struct Peer {
     pub(super) useful: u32,
     /// Its rate when it last picked, in bytes per second, known or assumed.
     pub(super) rate: u64,
+    pub(super) is_rate_known: bool,
+    /// How often in a row there was nothing for it in endgame.
+    pub(super) in_vain: u8,
     /// The piece that it has for itself and that has blocks left to ask for.
     pub(super) own: Option<PieceIndex>,
     /// No open piece was found for it when the picker's `openings` were this many.
@@ -84,6 +87,8 @@ impl Peer {
             held: Held::None,
             useful: 0,
             rate: 0,
+            is_rate_known: false,
+            in_vain: 0,
             own: None,
             dry_at: None,
             asked: VecDeque::new(),

@@ -17,6 +17,7 @@ impl Picker {
     /// bytes a second, if known. Nothing for a peer that is not interesting.
     pub fn pick(&mut self, peer: PeerKey, room: usize, rate: Option<u64>, out: &mut Vec<BlockRef>) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        state.is_rate_known = rate.is_some();
         let rate = rate.unwrap_or(self.config.assumed_rate);
         state.rate = rate;
         if !self.is_interesting(peer) {
@@ -194,6 +195,9 @@ impl Picker {
         if let Some(state) = self.peers.get_mut(&peer) {
             let slots = blocks.iter().filter_map(|&block| Some((block.piece, self.geometry.index_of(block)?)));
             state.asked.extend(slots);
+            if !blocks.is_empty() {
+                state.in_vain = 0;
+            }
         }
     }
 }
