@@ -1,8 +1,7 @@
 //! `castanet lab`: the command, for the program `castanet` and for programs that bring plugins of their own.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    fs::{self, OpenOptions},
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 
 use super::{
-    experiment::{Form, conduct},
+    experiment::{Broken, Form, conduct},
     html,
     run::{Extra, Plan},
     scenario::{Change, Scenario},
@@ -104,12 +103,14 @@ impl Lab {
                 eprint!("\r{done} of {all} runs{}", if done == all { "\n" } else { "" });
             }
         };
-        let experiment = conduct(&forms, &seeds, jobs, &through).map_err(|broken| {
-            let replay = format!("castanet lab {} --seed {}", file.display(), broken.seed);
-            anyhow!("{broken}\nTo see it again: {replay}")
-        })?;
-        if let Some(file) = &self.html {
-            fs::write(file, html::page(&experiment)).with_context(|| format!("cannot write {}", file.display()))?;
+        let cannot_write =
+            || self.html.as_ref().map(|page| format!("cannot write {}", page.display())).unwrap_or_default();
+        // Before the runs, which may take hours.
+        self.html.as_deref().map_or(Ok(()), try_to_write).with_context(cannot_write)?;
+        let experiment = conduct(&forms, &seeds, jobs, &through)
+            .map_err(|broken| anyhow!("{broken}\nTo see it again: {}", self.replay(file, &broken)))?;
+        if let Some(page) = &self.html {
+            fs::write(page, html::page(&experiment)).with_context(cannot_write)?;
         }
         if self.json {
             return print(&experiment.to_json());
@@ -121,22 +122,30 @@ impl Lab {
     fn forms(&self, path: &Path, extra: &[Extra]) -> Result<Vec<Form>> {
         let file = path.display();
         let text = read(path).with_context(|| format!("cannot read the scenario {file}"))?;
-        let builtin = castanet::BUILTIN_PLUGINS.iter().filter(|(name, _)| !castanet::OPT_IN_PLUGINS.contains(name));
-        let names: BTreeSet<String> = builtin.chain(extra).map(|(name, _)| (*name).to_owned()).collect();
-        // What is wrong with the file as it is is told with its line.
-        Scenario::read(&text, &names).with_context(|| file.to_string())?;
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // What is wrong with the file as it is is told with its line.
+        Scenario::read(&text, folder, extra).with_context(|| file.to_string())?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let mut forms = Vec::new();
         for changes in self.variations() {
             let all: Vec<Change> = self.set.iter().chain(&changes).cloned().collect();
-            let scenario = Scenario::changed(&text, &all, &names).with_context(|| format!("{file}, changed"))?;
+            let scenario = Scenario::changed(&text, &all, folder, extra).with_context(|| format!("{file}, changed"))?;
             let label = changes.iter().map(|change| format!("{} = {}", change.field, change.value));
             let (scenario, folder, extra) = (Arc::new(scenario), folder.to_owned(), extra.to_vec());
             let plan = Plan { name: name.clone(), scenario, folder, extra, seed: 0 };
             forms.push(Form { label: label.collect::<Vec<_>>().join(", "), plan });
         }
         Ok(forms)
+    }
+
+    /// The command that shows a broken run again, and nothing else.
+    fn replay(&self, file: &Path, broken: &Broken) -> String {
+        let mut words = vec!["castanet".into(), "lab".into(), file.display().to_string()];
+        words.extend(["--seed".into(), broken.seed.to_string()]);
+        for Change { field, value } in self.set.iter().chain(&self.variations()[broken.form]) {
+            words.extend(["--set".into(), format!("{field}={value}")]);
+        }
+        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 
     /// Every combination of what is varied.
@@ -153,6 +162,17 @@ impl Lab {
                 .collect();
         }
         all
+    }
+}
+
+/// Can this file be written? What is in it stays.
+fn try_to_write(file: &Path) -> io::Result<()> {
+    match fs::metadata(file) {
+        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if there.is_file() => OpenOptions::new().append(true).open(file).map(drop),
+        // Such as a pipe: whoever reads it would take an attempt for the end.
+        Ok(_) => Ok(()),
+        Err(_) => OpenOptions::new().write(true).create_new(true).open(file).and_then(|_| fs::remove_file(file)),
     }
 }
 
