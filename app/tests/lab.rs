@@ -83,12 +83,12 @@ fn mistakes_are_told_by_line_and_field() {
         ("loss = 0.01", "loss = 0.01\nbandwidth = 0", "line 9, network.bandwidth: nothing passes"),
         ("\"pex\", ", "\"pecks\", ", "line 3, plugins: there is no plugin `pecks`; there are: dht, fixed"),
         ("tracker = \"one\"", "tracker = \"six\"", "fault[0].tracker: there is no tracker `six`"),
-        ("until = \"40s\"", "until = \"10s\"", "line 58, fault[0].until: it is over before it begins"),
+        ("until = \"40s\"", "until = \"10s\"", "line 57, fault[0].until: it is over before it begins"),
         ("kill = \"behind\"", "kill = \"ahead\"", "fault[2].kill: there is no group `ahead`"),
         (
             "nat = \"port-restricted\"",
             "nat = \"brick\"",
-            "line 41, peers[2].nat: `brick` is not known, only `none`, `full-cone`",
+            "line 40, peers[2].nat: `brick` is not known, only `none`, `full-cone`",
         ),
         ("for = \"4m\"", "for = \"4 years\"", "line 2, for: `4 years` is no duration"),
         ("for = \"4m\"\n", "", "for` must be there"),
@@ -99,11 +99,17 @@ fn mistakes_are_told_by_line_and_field() {
         ("count = 2", "count = \"two\"", "line 25, peers[0].count: a whole number from 0 on is expected here"),
         ("count = 2", "count = -2", "line 25, peers[0].count: a whole number from 0 on is expected here"),
         ("tier = 1", "tier = 256", "line 21, tracker[1].tier: a whole number from 0 to 255 is expected here"),
+        (
+            "loss = 0.01",
+            "transports = [\"udp\"]",
+            "line 8, network.transports[0]: `udp` is not known, only `tcp` or `utp`",
+        ),
+        ("nat = \"port-restricted\"", "nat = 5", "line 40, peers[2].nat: a text is expected here"),
         ("loss = 0.01", "loss = true", "line 8, network.loss: a number is expected here"),
         ("seed = true", "seed = \"yes\"", "line 26, peers[0].seed: true or false is expected here"),
-        ("part = [\"near\"]", "part = \"near\"", "line 64, fault[1].part: a list is expected here"),
-        ("plugins =", "dht = 5\nplugins =", "line 3, dht: a table is expected here"),
-        ("plugins =", "peers = [5]\nplugins =", "line 3, peers[0]: a table is expected here"),
+        ("part = [\"near\"]", "part = \"near\"", "line 63, fault[1].part: a list is expected here"),
+        ("plugins =", "torrent = 5\nplugins =", "line 3, torrent: a table is expected here"),
+        ("plugins =", "program = [5]\nplugins =", "line 3, program[0]: a table is expected here"),
         ("plugins =", "settings = 5\nplugins =", "line 3, settings: a table is expected here"),
         // Settings of plugins, in the plugin's words.
         (
@@ -126,6 +132,7 @@ fn mistakes_are_told_by_line_and_field() {
         ("count = 2", "count = 30000", "line 31, peers.near.count: more than 30000"),
         ("nodes = 12", "nodes = 30001", "line 11, dht.nodes: more than 30000"),
         ("sybils = 3", "sybils = 256", "line 12, dht.sybils: there are at most 255"),
+        ("sybils = 3", "sybils = 3\nknown-sybils = 4", "line 13, dht.known-sybils: there are no more of them"),
         ("seed = true", "connections = 0", "line 26, peers.seeds.connections: a peer needs at least one"),
         ("up = \"256 KiB/s\"", "up = 0", "line 27, peers.seeds.up: nothing passes"),
         ("up = \"256 KiB/s\"", "down = \"0.1\"", "line 27, peers.seeds.down: nothing passes"),
@@ -163,7 +170,7 @@ fn mistakes_are_told_by_line_and_field() {
     }
     let mine = "\n[[program]]\nname = \"mine\"\ncommand = \"./here\"\n[settings.mine]\nprivate = 7\n";
     fs::write(&file, format!("{good}{mine}")).unwrap();
-    is_told(&file, mine, "line 75, settings.mine.private: the plugin mine: private is `7`");
+    is_told(&file, mine, "line 74, settings.mine.private: the plugin mine: private is `7`");
     let (code, _, errors) = lab(&[&replay(), "--vary", "peers.nobody.count=1,2"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("peers.nobody.count") && errors.contains("no `nobody`"), "{errors}");
@@ -199,10 +206,10 @@ fn a_page_that_cannot_be_written_is_told_before_the_runs() {
 
 #[test]
 fn a_setting_is_a_text_a_number_or_true_or_false() {
+    let scenario = replay();
     let run = |settings: &[&str]| {
         let set = settings.iter().flat_map(|setting| ["--set", setting]);
         let few = ["--set", "for=1", "--set", "plugins=dht", "--set", "dht.nodes=0", "--set", "dht.sybils=0"];
-        let scenario = replay();
         lab(&[&*scenario].into_iter().chain(few).chain(set).collect::<Vec<_>>())
     };
     let [plain, quoted] = ["true", "\"true\""].map(|yes| run(&[&format!("settings.dht.read_only={yes}")]));

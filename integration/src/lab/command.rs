@@ -182,3 +182,92 @@ fn read(file: &Path) -> Result<String> {
     }
     Ok(fs::read_to_string(file)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        lab: Lab,
+    }
+
+    const TWO: &str = r#"
+about = "Two who know each other."
+for = "1m"
+plugins = []
+torrent.pieces = 2
+[[peers]]
+name = "seed"
+seed = true
+[[peers]]
+name = "leech"
+knows = ["seed"]
+"#;
+
+    fn lab(words: &[&str], extra: &[Extra]) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let Program { lab } = Program::parse_from([&["lab"], words].concat());
+        lab.run(extra, &mut |line| {
+            lines.push(line.to_owned());
+            Ok(())
+        })?;
+        Ok(lines)
+    }
+
+    #[test]
+    fn a_broken_run_is_told_with_the_whole_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, page) = (folder.path().join("two of us.toml"), folder.path().join("page.html"));
+        fs::write(&file, TWO).unwrap();
+        let (file, drawn) = (file.to_str().unwrap(), page.to_str().unwrap());
+        let extra: Extra = ("fragile", |_, _| panic!("it broke"));
+        let args = [file, "--seed", "5", "--runs", "2", "--jobs", "1", "--html", drawn, "--set", "about=Two, who"];
+        let vary = ["--vary", "plugins=,fragile", "--vary", "peers.leech.count=1,2"];
+        fs::write(&page, "the page before").unwrap();
+        let broken = lab(&[&args[..], &vary].concat(), slice::from_ref(&extra)).unwrap_err().to_string();
+        let replay = broken.lines().last().unwrap().strip_prefix("To see it again: castanet ").unwrap();
+        let words = shlex::split(replay).unwrap();
+        let set = ["--set", "about=Two, who", "--set", "plugins=fragile", "--set", "peers.leech.count=1"];
+        assert_eq!(words, [&["lab", file, "--seed", "5"], &set[..]].concat());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let again = lab(&words[1..], slice::from_ref(&extra)).unwrap_err().to_string();
+        assert!(again.contains("the run with seed 5 broke off"), "{again}");
+        assert_eq!(fs::read_to_string(&page).unwrap(), "the page before");
+    }
+
+    #[test]
+    fn a_plugin_of_ones_own_refuses_its_settings_in_its_own_words() {
+        let build: castanet::seams::discovery::Build = |_, settings| {
+            let why = if settings.0.contains_key("depth") { "it is too deep" } else { "it needs a depth" };
+            Err(castanet::seams::discovery::DiscoveryError::Unusable(why.into()))
+        };
+        let told = |head: &str| {
+            let text = TWO.replacen("plugins = []", &format!("plugins = [\"mine\"]\n{head}"), 1);
+            Scenario::read(&text, Path::new("."), &[("mine", build)]).unwrap_err().to_string()
+        };
+        assert_eq!(told(""), "settings.mine: it needs a depth");
+        assert_eq!(told("settings.mine.colour = 1"), "line 5, settings.mine.colour: it needs a depth");
+        assert_eq!(told("settings.mine = { depth = 3, colour = 1 }"), "line 5, settings.mine.depth: it is too deep");
+    }
+
+    #[test]
+    fn http_trackers_are_reached_by_tcp_whatever_peers_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("utp.toml");
+        let tracker = "[[tracker]]\nname = \"one\"\n";
+        let text = TWO.replace("plugins = []", "plugins = [\"http-tracker\"]").replace("knows = [\"seed\"]\n", tracker);
+        fs::write(&file, text).unwrap();
+        for transports in ["utp", "tcp", "tcp+utp", "utp+tcp"] {
+            let set = format!("network.transports={transports}");
+            let lines = lab(&[file.to_str().unwrap(), "--json", "--set", &set], &[]).unwrap();
+            let report: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+            assert_eq!(report["variants"][0]["reports"][0]["seekers"]["complete"], 1, "{transports}: {lines:?}");
+        }
+    }
+}

@@ -80,7 +80,7 @@ impl Common {
         let dht = &self.scenario.dht;
         let places: Vec<_> = (0..*dht.sybils.get_ref()).map(|_| world.place(addresses.next())).collect();
         let friends: Vec<_> = places.iter().map(|place| SocketAddr::new(place.ip(), PORT)).collect();
-        self.well_known.borrow_mut().extend(friends.iter().take(dht.known_sybils).map(ToString::to_string));
+        self.well_known.borrow_mut().extend(friends.iter().take(*dht.known_sybils.get_ref()).map(ToString::to_string));
         for (number, place) in (0..).zip(places) {
             world.let_live(sybil::lie(place, PORT, number, target, friends.clone()));
         }

@@ -24,6 +24,8 @@ use crate::{lab::run::Extra, universe::LONGEST_STORY};
 
 /// The longest a scenario may last: a world has a day, of which some is for the warm-up and the end.
 const LONGEST: Duration = LONGEST_STORY.saturating_sub(Duration::from_secs(3600));
+/// The most sybils: each has a number of one byte.
+const MOST_SYBILS: usize = 255;
 /// The longest label of a host's name.
 const LONGEST_LABEL: usize = 63;
 
@@ -118,10 +120,12 @@ impl<'a> Check<'a> {
     /// How many there are.
     fn check_hosts(&self) -> Checked {
         let dht = &self.scenario.dht;
-        let sybils = dht.sybils.get_ref();
-        if dht.known_sybils > *sybils || *sybils > 255 {
-            let what = "there are at most 255 of them, and at least as many as known-sybils";
-            return self.flaw(dht.sybils.span(), "dht.sybils", what);
+        if *dht.sybils.get_ref() > MOST_SYBILS {
+            return self.flaw(dht.sybils.span(), "dht.sybils", format!("there are at most {MOST_SYBILS} of them"));
+        }
+        if dht.known_sybils > dht.sybils {
+            let what = "there are no more of them than of sybils";
+            return self.flaw(dht.known_sybils.span(), "dht.known-sybils", what);
         }
         let counts = self.scenario.groups.iter().map(|group| {
             let field = format!("peers.{}.count", group.name.get_ref());

@@ -132,14 +132,14 @@ pub struct Dht {
     /// Nodes with ids next to the torrent's that name each other and peers that are not there.
     pub sybils: Spanned<usize>,
     /// How many of the sybils are well known, too.
-    pub known_sybils: usize,
+    pub known_sybils: Spanned<usize>,
 }
 
 impl Default for Dht {
     fn default() -> Self {
         let warm_up = Time(std::time::Duration::from_secs(60));
         let none = || Spanned::new(0..0, 0);
-        Self { nodes: none(), bootstrap: 3, warm_up, sybils: none(), known_sybils: 0 }
+        Self { nodes: none(), bootstrap: 3, warm_up, sybils: none(), known_sybils: none() }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Change, Scenario, check::Check};
 use crate::lab::run::Extra;
 
 /// What `toml` puts into the path of a value whose place is kept.
-const PLACED: &str = "$__serde_spanned_private_value";
+const PLACED: &str = ".$__serde_spanned_private_value";
 /// What serde calls a type, and what docs/LAB.md calls it.
 const TYPES: [(&str, &str); 10] = [
     ("struct ", "a table"),
@@ -87,14 +87,18 @@ pub(super) fn line_of(text: &str, at: usize) -> usize {
 fn wrong(text: &str, error: &toml::de::Error, path: &str) -> ScenarioError {
     let line = error.span().map(|span| line_of(text, span.start));
     // A `.` is its way to say "at the top of the file".
-    let steps = path.split('.').filter(|step| !step.is_empty() && *step != PLACED);
-    ScenarioError { line, field: steps.collect::<Vec<_>>().join("."), what: plain(error.message()).replace('\n', ", ") }
+    let field = if path == "." { String::new() } else { path.replace(PLACED, "") };
+    ScenarioError { line, field, what: plain(error.message()).replace('\n', ", ") }
 }
 
 /// What serde says, in the words of docs/LAB.md.
 fn plain(message: &str) -> String {
     if let Some(field) = message.strip_prefix("missing field ") {
         return format!("{field} must be there");
+    }
+    // Of a name such as that of a NAT.
+    if message == "wanted string or table" {
+        return "a text is expected here".to_owned();
     }
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     if let Some(field) = found.strip_prefix("unknown field ") {
