@@ -168,7 +168,7 @@ impl Lab {
 /// Can this file be written? What is in it stays.
 fn try_to_write(file: &Path) -> io::Result<()> {
     match fs::metadata(file) {
-        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if there.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")),
         Ok(there) if there.is_file() => OpenOptions::new().append(true).open(file).map(drop),
         // Such as a pipe: whoever reads it would take an attempt for the end.
         Ok(_) => Ok(()),
