@@ -79,6 +79,8 @@ pub struct EngineBuilder {
     pub(crate) seed: Option<u64>,
     pub(crate) plugins: Vec<Registered>,
     pub(crate) transports: Option<Vec<Arc<dyn Transport>>>,
+    /// How trackers and web servers are reached, if not by the first of `transports`.
+    pub(crate) dialer: Option<Arc<dyn Transport>>,
     /// The built-in transports to use; empty for all.
     pub(crate) only_transports: Vec<String>,
     pub(crate) encryption: Option<Encryption>,
@@ -107,6 +109,7 @@ impl Default for EngineBuilder {
             seed: None,
             plugins: BUILTIN.iter().filter(|(name, _)| !OPT_IN.contains(name)).map(registered).collect(),
             transports: None,
+            dialer: None,
             only_transports: Vec::new(),
             encryption: None,
             port_mapping: None,
@@ -228,9 +231,15 @@ impl EngineBuilder {
     pub(crate) fn is_used(&self, transport: &str) -> bool {
         self.only_transports.is_empty() || self.only_transports.iter().any(|name| name == transport)
     }
-    /// Ways to peers, in order of preference, instead of the built-in ones; the first is also used to reach trackers.
+    /// Ways to peers, in order of preference, instead of the built-in ones; the first is also used to reach trackers, unless
+    /// there is a [`EngineBuilder::dialer`].
     pub fn transports(mut self, transports: Vec<Arc<dyn Transport>>) -> Self {
         self.transports = Some(transports);
+        self
+    }
+    /// How trackers and web servers are reached. Default: over TCP, or by the first of [`EngineBuilder::transports`].
+    pub fn dialer(mut self, dialer: Arc<dyn Transport>) -> Self {
+        self.dialer = Some(dialer);
         self
     }
     /// Whether connections to peers are encrypted (MSE/PE). Default: preferred, but not over transports of your own.
@@ -324,7 +333,7 @@ impl EngineBuilder {
         };
         let plugin = self.plugins.iter().find(is_own).map(|plugin| &*plugin.name.0);
         let own = [
-            (self.transports.is_some(), "a transport of one's own"),
+            (self.transports.is_some() || self.dialer.is_some(), "a transport of one's own"),
             (self.datagrams.is_some(), "datagrams of one's own"),
             (self.resolver.is_some(), "a resolver of one's own"),
         ];

@@ -40,9 +40,10 @@ impl Ways {
         }
         let seed = builder.seed.unwrap_or_else(|| fastrand::u64(..));
         // Trackers and web servers know nothing of encryption as peers do it.
-        let direct = match &builder.transports {
-            Some(transports) => transports.first().cloned(),
-            None => {
+        let direct = match (&builder.dialer, &builder.transports) {
+            (Some(dialer), _) => Some(dialer.clone()),
+            (None, Some(transports)) => transports.first().cloned(),
+            (None, None) => {
                 let settings = Settings { interface: interface.clone(), ..Settings::default() };
                 Some(tcp::build(&settings).map_err(|error| start(error.to_string()))?)
             }

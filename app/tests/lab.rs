@@ -1,7 +1,12 @@
 //! `castanet lab` as a program: the same seed gives the same bytes in every process, and mistakes are told by line and field.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
@@ -56,6 +61,14 @@ fn forms_are_compared_drawn_and_hashed() {
     assert_eq!(drawn, redrawn);
 }
 
+/// A mistake ends the program before any run, in one line.
+fn is_told(scenario: &Path, mistake: &str, expected: &str) {
+    let (code, out, errors) = lab(&[scenario.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{mistake}: {errors}");
+    assert!(errors.contains("wrong.toml") && errors.contains(expected), "{mistake}: {errors}");
+    assert!(!errors.contains("serde") && errors.lines().count() == 1, "{errors}");
+}
+
 #[test]
 fn mistakes_are_told_by_line_and_field() {
     let folder = TempDir::new().unwrap();
@@ -63,20 +76,101 @@ fn mistakes_are_told_by_line_and_field() {
     let good = fs::read_to_string(replay()).unwrap();
     for (from, to, expected) in [
         ("latency = \"40ms\"", "latency = \"soon\"", "line 6, network.latency: `soon` is no duration"),
-        ("latency = \"40ms\"", "speed = 3", "line 6, network"),
-        ("\"pex\", ", "\"pecks\", ", "line 3, plugins: there is no plugin `pecks`"),
+        ("latency = \"40ms\"", "speed = 3", "line 6, network.speed: there is no field `speed`, only `latency`"),
+        ("loss = 0.01", "loss = 1.5", "line 8, network.loss: a share is from 0 to 1"),
+        ("loss = 0.01", "loss = 0.01\ntransports = []", "line 9, network.transports: peers need a way"),
+        ("loss = 0.01", "loss = 0.01\ntransports = [\"tcp\", \"tcp\"]", "line 9, network.transports: peers need a way"),
+        ("loss = 0.01", "loss = 0.01\nbandwidth = 0", "line 9, network.bandwidth: nothing passes"),
+        ("\"pex\", ", "\"pecks\", ", "line 3, plugins: there is no plugin `pecks`; there are: dht, fixed"),
         ("tracker = \"one\"", "tracker = \"six\"", "fault[0].tracker: there is no tracker `six`"),
+        ("until = \"40s\"", "until = \"10s\"", "line 57, fault[0].until: it is over before it begins"),
         ("kill = \"behind\"", "kill = \"ahead\"", "fault[2].kill: there is no group `ahead`"),
-        ("nat = \"port-restricted\"", "nat = \"brick\"", "peers[2].nat"),
-        ("for = \"4m\"", "for = \"4 years\"", "line 2, for"),
+        (
+            "nat = \"port-restricted\"",
+            "nat = \"brick\"",
+            "line 40, peers[2].nat: `brick` is not known, only `none`, `full-cone`",
+        ),
+        ("for = \"4m\"", "for = \"4 years\"", "line 2, for: `4 years` is no duration"),
+        ("for = \"4m\"\n", "", "for` must be there"),
         ("about =", "about", "line 1"),
+        // What each value is to be, in plain words.
+        ("for = \"4m\"", "for = [4]", "line 2, for: a time such as \"90s\" or \"1h30m\" is expected here"),
+        ("about = ", "about = 3 #", "line 1, about: a text is expected here"),
+        ("count = 2", "count = \"two\"", "line 25, peers[0].count: a whole number from 0 on is expected here"),
+        ("count = 2", "count = -2", "line 25, peers[0].count: a whole number from 0 on is expected here"),
+        ("tier = 1", "tier = 256", "line 21, tracker[1].tier: a whole number from 0 to 255 is expected here"),
+        (
+            "loss = 0.01",
+            "transports = [\"udp\"]",
+            "line 8, network.transports[0]: `udp` is not known, only `tcp` or `utp`",
+        ),
+        ("nat = \"port-restricted\"", "nat = 5", "line 40, peers[2].nat: a text is expected here"),
+        ("loss = 0.01", "loss = true", "line 8, network.loss: a number is expected here"),
+        ("seed = true", "seed = \"yes\"", "line 26, peers[0].seed: true or false is expected here"),
+        ("part = [\"near\"]", "part = \"near\"", "line 63, fault[1].part: a list is expected here"),
+        ("plugins =", "torrent = 5\nplugins =", "line 3, torrent: a table is expected here"),
+        ("plugins =", "program = [5]\nplugins =", "line 3, program[0]: a table is expected here"),
+        ("plugins =", "settings = 5\nplugins =", "line 3, settings: a table is expected here"),
+        // Settings of plugins, in the plugin's words.
+        (
+            "plugins =",
+            "settings.dht.colour = \"red\"\nplugins =",
+            "line 3, settings.dht.colour: the plugin dht has no setting colour",
+        ),
+        (
+            "plugins =",
+            "settings.dht.read_only = 1\nplugins =",
+            "line 3, settings.dht.read_only: the plugin dht has read_only either true or false",
+        ),
+        (
+            "plugins =",
+            "settings.dht.always = [1]\nplugins =",
+            "line 3, settings.dht.always: a text, a number, true or false is expected here",
+        ),
+        ("plugins =", "settings.colour.x = 1\nplugins =", "line 3, settings.colour: there is no plugin `colour`"),
+        // How many, and how much.
+        ("count = 2", "count = 29985", "line 31, peers.near.count: more than 30000"),
+        ("nodes = 12", "nodes = 30001", "line 11, dht.nodes: more than 30000"),
+        ("sybils = 3", "sybils = 256", "line 12, dht.sybils: there are at most 255"),
+        ("sybils = 3", "sybils = 3\nknown-sybils = 4", "line 13, dht.known-sybils: there are no more of them"),
+        ("seed = true", "connections = 0", "line 26, peers.seeds.connections: a peer needs at least one"),
+        ("up = \"256 KiB/s\"", "up = 0", "line 27, peers.seeds.up: nothing passes"),
+        ("up = \"256 KiB/s\"", "down = \"0.1\"", "line 27, peers.seeds.down: nothing passes"),
+        (
+            "leave = \"60s..90s\"",
+            "join = 90\nleave = \"60s..90s\"",
+            "line 49, peers.riders.leave: they are gone before they come",
+        ),
+        // Names.
+        ("name = \"seeds\"", "name = \"\"", "line 24, peers[0].name: `` is no group's name"),
+        ("name = \"seeds\"", "name = \"a.b\"", "line 24, peers[0].name: `a.b` is no group's name"),
+        ("name = \"seeds\"", "name = \"a b\"", "line 24, peers[0].name: `a b` is no group's name"),
+        ("name = \"liar\"", "name = \"seeds\"", "line 51, peers[4].name: there is another group called `seeds`"),
+        ("name = \"two\"", "name = \"the_second\"", "line 19, tracker[1].name: `the_second` is no tracker's name"),
+        ("name = \"two\"", "name = \"-\"", "line 19, tracker[1].name: `-` is no tracker's name"),
+        ("name = \"two\"", "name = \"one\"", "line 19, tracker[1].name: there is another tracker called `one`"),
     ] {
         fs::write(&file, good.replacen(from, to, 1)).unwrap();
-        let (code, out, errors) = lab(&[file.to_str().unwrap()]);
-        assert_eq!((code, out.as_str()), (Some(1), ""), "{to}");
-        assert!(errors.contains("wrong.toml") && errors.contains(expected), "{to}: {errors}");
-        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(good.contains(from), "{from}");
+        is_told(&file, to, expected);
     }
+    fs::write(folder.path().join("here"), "").unwrap();
+    for (name, command, expected) in [
+        ("mine", "no-such-program at all", ".command: there is no program `no-such-program` on the PATH"),
+        ("mine", "./not-here", ".command: there is no program `./not-here` in its folder"),
+        ("mine", "'open", ".command: there is an open quote"),
+        ("mine", "  ", ".command: a program is expected here"),
+        ("mine", "./here {peers:nobody}", ".command: there is no group `nobody`"),
+        ("my.own", "./here", ".name: `my.own` is no plugin's name"),
+        ("pex", "./here", ".name: there is another plugin called `pex`"),
+    ] {
+        let program = format!("\n[[program]]\nname = \"{name}\"\ncommand = \"{command}\"\n");
+        fs::write(&file, format!("{good}{program}")).unwrap();
+        is_told(&file, command, &format!("program[0]{expected}"));
+    }
+    let mine = "\n[[program]]\nname = \"mine\"\ncommand = \"./here\"\n[settings.mine]\nprivate = 7\n";
+    fs::write(&file, format!("{good}{mine}")).unwrap();
+    is_told(&file, mine, "line 74, settings.mine.private: the plugin mine: private is `7`");
     let (code, _, errors) = lab(&[&replay(), "--vary", "peers.nobody.count=1,2"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("peers.nobody.count") && errors.contains("no `nobody`"), "{errors}");
@@ -87,6 +181,42 @@ fn mistakes_are_told_by_line_and_field() {
     let (code, _, errors) = lab(&["there-is-none.toml"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("there-is-none.toml: there is no such file"), "{errors}");
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_told_before_the_runs() {
+    let folder = TempDir::new().unwrap();
+    let page = folder.path().join("page.html");
+    fs::write(&page, "the page before").unwrap();
+    for (place, expected) in [
+        (folder.path().to_path_buf(), "it is a folder"),
+        (folder.path().join("nowhere/page.html"), "there is no such file or folder"),
+        (page.join("page.html"), "cannot write"),
+    ] {
+        // Such a run takes minutes.
+        let (place, scenario) = (place.to_str().unwrap(), replay());
+        let args = [&*scenario, "--html", place, "--set", "peers.near.count=2000", "--set", "for=20h"];
+        let begun = Instant::now();
+        let (code, _, errors) = lab(&args);
+        assert!(code == Some(1) && errors.contains("cannot write") && errors.contains(expected), "{errors}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "nothing ran");
+    }
+    assert_eq!(fs::read_to_string(&page).unwrap(), "the page before");
+}
+
+#[test]
+fn a_setting_is_a_text_a_number_or_true_or_false() {
+    let scenario = replay();
+    let run = |settings: &[&str]| {
+        let set = settings.iter().flat_map(|setting| ["--set", setting]);
+        let few = ["--set", "for=1", "--set", "plugins=dht", "--set", "dht.nodes=0", "--set", "dht.sybils=0"];
+        lab(&[&*scenario].into_iter().chain(few).chain(set).collect::<Vec<_>>())
+    };
+    let [plain, quoted] = ["true", "\"true\""].map(|yes| run(&[&format!("settings.dht.read_only={yes}")]));
+    assert_eq!((plain.0, plain.2.as_str()), (Some(0), ""));
+    assert_eq!(plain, quoted);
+    let (code, _, errors) = run(&["settings.dht.read_only=0.5"]);
+    assert!(code == Some(1) && errors.contains("settings.dht.read_only") && errors.contains("\"0.5\""), "{errors}");
 }
 
 #[cfg(unix)]

@@ -3,7 +3,7 @@
 //! `CASTANET_SEEDS=1000 cargo test --release -p castanet-integration --test lab`
 #![allow(missing_docs)]
 
-use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, thread};
+use std::{fs, path::PathBuf, sync::Arc, thread};
 
 use castanet_integration::lab::{
     GroupReport, Plan, Report, Scenario,
@@ -22,8 +22,7 @@ fn seeds() -> u64 {
 }
 
 fn scenario(text: &str) -> Arc<Scenario> {
-    let plugins: BTreeSet<String> = castanet::BUILTIN_PLUGINS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    Arc::new(Scenario::read(text, &plugins).unwrap_or_else(|error| panic!("{error}")))
+    Arc::new(Scenario::read(text, &folder(), &[]).unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Runs a scenario with every seed, and holds each report against a promise. Whoever breaks it is told with the command that

@@ -1,8 +1,7 @@
 //! `castanet lab`: the command, for the program `castanet` and for programs that bring plugins of their own.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    fs::{self, OpenOptions},
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 
 use super::{
-    experiment::{Form, conduct},
+    experiment::{Broken, Form, conduct},
     html,
     run::{Extra, Plan},
     scenario::{Change, Scenario},
@@ -104,12 +103,14 @@ impl Lab {
                 eprint!("\r{done} of {all} runs{}", if done == all { "\n" } else { "" });
             }
         };
-        let experiment = conduct(&forms, &seeds, jobs, &through).map_err(|broken| {
-            let replay = format!("castanet lab {} --seed {}", file.display(), broken.seed);
-            anyhow!("{broken}\nTo see it again: {replay}")
-        })?;
-        if let Some(file) = &self.html {
-            fs::write(file, html::page(&experiment)).with_context(|| format!("cannot write {}", file.display()))?;
+        let cannot_write =
+            || self.html.as_ref().map(|page| format!("cannot write {}", page.display())).unwrap_or_default();
+        // Before the runs, which may take hours.
+        self.html.as_deref().map_or(Ok(()), try_to_write).with_context(cannot_write)?;
+        let experiment = conduct(&forms, &seeds, jobs, &through)
+            .map_err(|broken| anyhow!("{broken}\nTo see it again: {}", self.replay(file, &broken)))?;
+        if let Some(page) = &self.html {
+            fs::write(page, html::page(&experiment)).with_context(cannot_write)?;
         }
         if self.json {
             return print(&experiment.to_json());
@@ -121,22 +122,30 @@ impl Lab {
     fn forms(&self, path: &Path, extra: &[Extra]) -> Result<Vec<Form>> {
         let file = path.display();
         let text = read(path).with_context(|| format!("cannot read the scenario {file}"))?;
-        let builtin = castanet::BUILTIN_PLUGINS.iter().filter(|(name, _)| !castanet::OPT_IN_PLUGINS.contains(name));
-        let names: BTreeSet<String> = builtin.chain(extra).map(|(name, _)| (*name).to_owned()).collect();
-        // What is wrong with the file as it is is told with its line.
-        Scenario::read(&text, &names).with_context(|| file.to_string())?;
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // What is wrong with the file as it is is told with its line.
+        Scenario::read(&text, folder, extra).with_context(|| file.to_string())?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let mut forms = Vec::new();
         for changes in self.variations() {
             let all: Vec<Change> = self.set.iter().chain(&changes).cloned().collect();
-            let scenario = Scenario::changed(&text, &all, &names).with_context(|| format!("{file}, changed"))?;
+            let scenario = Scenario::changed(&text, &all, folder, extra).with_context(|| format!("{file}, changed"))?;
             let label = changes.iter().map(|change| format!("{} = {}", change.field, change.value));
             let (scenario, folder, extra) = (Arc::new(scenario), folder.to_owned(), extra.to_vec());
             let plan = Plan { name: name.clone(), scenario, folder, extra, seed: 0 };
             forms.push(Form { label: label.collect::<Vec<_>>().join(", "), plan });
         }
         Ok(forms)
+    }
+
+    /// The command that shows a broken run again, and nothing else.
+    fn replay(&self, file: &Path, broken: &Broken) -> String {
+        let mut words = vec!["castanet".into(), "lab".into(), file.display().to_string()];
+        words.extend(["--seed".into(), broken.seed.to_string()]);
+        for Change { field, value } in self.set.iter().chain(&self.variations()[broken.form]) {
+            words.extend(["--set".into(), format!("{field}={value}")]);
+        }
+        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 
     /// Every combination of what is varied.
@@ -156,9 +165,109 @@ impl Lab {
     }
 }
 
+/// Can this file be written? What is in it stays.
+fn try_to_write(file: &Path) -> io::Result<()> {
+    match fs::metadata(file) {
+        Ok(there) if there.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")),
+        Ok(there) if there.is_file() => OpenOptions::new().append(true).open(file).map(drop),
+        // Such as a pipe: whoever reads it would take an attempt for the end.
+        Ok(_) => Ok(()),
+        Err(_) => OpenOptions::new().write(true).create_new(true).open(file).and_then(|_| fs::remove_file(file)),
+    }
+}
+
 fn read(file: &Path) -> Result<String> {
     if fs::metadata(file)?.len() > LONGEST {
         bail!("it is longer than 1 MiB");
     }
     Ok(fs::read_to_string(file)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        lab: Lab,
+    }
+
+    const TWO: &str = r#"
+about = "Two who know each other."
+for = "1m"
+plugins = []
+torrent.pieces = 2
+[[peers]]
+name = "seed"
+seed = true
+[[peers]]
+name = "leech"
+knows = ["seed"]
+"#;
+
+    fn lab(words: &[&str], extra: &[Extra]) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let Program { lab } = Program::parse_from([&["lab"], words].concat());
+        lab.run(extra, &mut |line| {
+            lines.push(line.to_owned());
+            Ok(())
+        })?;
+        Ok(lines)
+    }
+
+    #[test]
+    fn a_broken_run_is_told_with_the_whole_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, page) = (folder.path().join("two of us.toml"), folder.path().join("page.html"));
+        fs::write(&file, TWO).unwrap();
+        let (file, drawn) = (file.to_str().unwrap(), page.to_str().unwrap());
+        let extra: Extra = ("fragile", |_, _| panic!("it broke"));
+        let args = [file, "--seed", "5", "--runs", "2", "--jobs", "1", "--html", drawn, "--set", "about=Two, who"];
+        let vary = ["--vary", "plugins=,fragile", "--vary", "peers.leech.count=1,2"];
+        fs::write(&page, "the page before").unwrap();
+        let broken = lab(&[&args[..], &vary].concat(), slice::from_ref(&extra)).unwrap_err().to_string();
+        let replay = broken.lines().last().unwrap().strip_prefix("To see it again: castanet ").unwrap();
+        let words = shlex::split(replay).unwrap();
+        let set = ["--set", "about=Two, who", "--set", "plugins=fragile", "--set", "peers.leech.count=1"];
+        assert_eq!(words, [&["lab", file, "--seed", "5"], &set[..]].concat());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let again = lab(&words[1..], slice::from_ref(&extra)).unwrap_err().to_string();
+        assert!(again.contains("the run with seed 5 broke off"), "{again}");
+        assert_eq!(fs::read_to_string(&page).unwrap(), "the page before");
+    }
+
+    #[test]
+    fn a_plugin_of_ones_own_refuses_its_settings_in_its_own_words() {
+        let build: castanet::seams::discovery::Build = |_, settings| {
+            let why = if settings.0.contains_key("depth") { "it is too deep" } else { "it needs a depth" };
+            Err(castanet::seams::discovery::DiscoveryError::Unusable(why.into()))
+        };
+        let told = |head: &str| {
+            let text = TWO.replacen("plugins = []", &format!("plugins = [\"mine\"]\n{head}"), 1);
+            Scenario::read(&text, Path::new("."), &[("mine", build)]).unwrap_err().to_string()
+        };
+        assert_eq!(told(""), "settings.mine: it needs a depth");
+        assert_eq!(told("settings.mine.colour = 1"), "line 5, settings.mine.colour: it needs a depth");
+        assert_eq!(told("settings.mine = { depth = 3, colour = 1 }"), "line 5, settings.mine.depth: it is too deep");
+    }
+
+    #[test]
+    fn http_trackers_are_reached_by_tcp_whatever_peers_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("utp.toml");
+        let tracker = "[[tracker]]\nname = \"one\"\n";
+        let text = TWO.replace("plugins = []", "plugins = [\"http-tracker\"]").replace("knows = [\"seed\"]\n", tracker);
+        fs::write(&file, text).unwrap();
+        for transports in ["utp", "tcp", "tcp+utp", "utp+tcp"] {
+            let set = format!("network.transports={transports}");
+            let lines = lab(&[file.to_str().unwrap(), "--json", "--set", &set], &[]).unwrap();
+            let report: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+            assert_eq!(report["variants"][0]["reports"][0]["seekers"]["complete"], 1, "{transports}: {lines:?}");
+        }
+    }
 }

@@ -74,7 +74,9 @@ pub struct Comparison {
 pub struct Broken {
     /// Its seed.
     pub seed: u64,
-    /// The form of the scenario.
+    /// The place of its form among all forms.
+    pub form: usize,
+    /// How that form differs from the others.
     pub label: String,
     /// Why, as the engine or the universe put it.
     pub reason: String,
@@ -115,16 +117,16 @@ pub fn conduct(
     jobs: usize,
     through: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Experiment, Broken> {
-    let all: Vec<(&Form, u64)> = forms.iter().flat_map(|form| seeds.iter().map(move |seed| (form, *seed))).collect();
+    let all = forms.len() * seeds.len();
     let (next, done, results) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|place| *place < all);
     thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, all.len().max(1)) {
+        for _ in 0..jobs.clamp(1, all.max(1)) {
             scope.spawn(|| {
-                while let Some((form, seed)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let place = all.iter().position(|other| std::ptr::eq(other.0, *form) && other.1 == *seed);
-                    let result = one(form, *seed);
+                while let Some(place) = take() {
+                    let result = one(forms, place / seeds.len(), seeds[place % seeds.len()]);
                     results.lock().unwrap_or_else(PoisonError::into_inner).insert(place, result);
-                    through(done.fetch_add(1, Ordering::Relaxed) + 1, all.len());
+                    through(done.fetch_add(1, Ordering::Relaxed) + 1, all);
                 }
             });
         }
@@ -150,11 +152,12 @@ pub fn conduct(
 }
 
 /// One run. A panic is told as what it says.
-fn one(form: &Form, seed: u64) -> Result<Report, Broken> {
-    let plan = Plan { seed, ..form.plan.clone() };
+fn one(forms: &[Form], form: usize, seed: u64) -> Result<Report, Broken> {
+    let Form { label, plan } = &forms[form];
+    let plan = Plan { seed, ..plan.clone() };
     catch_unwind(AssertUnwindSafe(|| run(&plan))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Broken { seed, label: form.label.clone(), reason: text.unwrap_or("for an unknown reason").to_owned() }
+        Broken { seed, form, label: label.clone(), reason: text.unwrap_or("for an unknown reason").to_owned() }
     })
 }
 

@@ -112,7 +112,7 @@ impl<'a> Stage<'a> {
             latency: network.latency.0,
             jitter: network.jitter.0,
             loss: *network.loss.get_ref(),
-            bandwidth: network.bandwidth.map(|bandwidth| bandwidth.0),
+            bandwidth: network.bandwidth.as_ref().map(|bandwidth| bandwidth.get_ref().0),
             ..Link::default()
         });
         let mut addresses = Addresses { random: random.fork(), taken: BTreeSet::new() };
@@ -149,7 +149,7 @@ impl<'a> Stage<'a> {
                     story: RefCell::default(),
                     disk,
                     joins: group.join.draw(&mut random),
-                    leaves: group.leave.as_ref().map(|leave| leave.draw(&mut random)),
+                    leaves: group.leave.as_ref().map(|leave| leave.get_ref().draw(&mut random)),
                     stays: group.stay.as_ref().map(|stay| stay.draw(&mut random)),
                     host,
                     handle: RefCell::default(),
@@ -204,7 +204,7 @@ impl<'a> Stage<'a> {
             node.start().await;
             sleep(between).await;
         }
-        if !self.nodes.is_empty() || self.cast.scenario.dht.sybils > 0 {
+        if !self.nodes.is_empty() || *self.cast.scenario.dht.sybils.get_ref() > 0 {
             sleep_until(begun + warm_up).await;
         }
     }

@@ -60,7 +60,7 @@ impl Common {
     /// The nodes of the DHT that are no peers, at rest.
     pub(super) fn nodes(&self, world: &Universe, addresses: &mut Addresses) -> Vec<Host> {
         let dht = &self.scenario.dht;
-        let places: Vec<_> = (0..dht.nodes).map(|_| world.place(addresses.next())).collect();
+        let places: Vec<_> = (0..*dht.nodes.get_ref()).map(|_| world.place(addresses.next())).collect();
         let known = places.iter().take(dht.bootstrap);
         self.well_known.borrow_mut().extend(known.map(|place| SocketAddr::new(place.ip(), PORT).to_string()));
         let well_known = self.well_known.borrow().join(",");
@@ -78,9 +78,9 @@ impl Common {
 
     pub(super) fn sybils(&self, world: &Universe, addresses: &mut Addresses, target: [u8; 20]) {
         let dht = &self.scenario.dht;
-        let places: Vec<_> = (0..dht.sybils).map(|_| world.place(addresses.next())).collect();
+        let places: Vec<_> = (0..*dht.sybils.get_ref()).map(|_| world.place(addresses.next())).collect();
         let friends: Vec<_> = places.iter().map(|place| SocketAddr::new(place.ip(), PORT)).collect();
-        self.well_known.borrow_mut().extend(friends.iter().take(dht.known_sybils).map(ToString::to_string));
+        self.well_known.borrow_mut().extend(friends.iter().take(*dht.known_sybils.get_ref()).map(ToString::to_string));
         for (number, place) in (0..).zip(places) {
             world.let_live(sybil::lie(place, PORT, number, target, friends.clone()));
         }
@@ -116,15 +116,17 @@ impl Common {
                 Way::Utp => Arc::new(Utp::new(Arc::new(net.clone()), seed)),
             }
         };
-        let ways: Vec<_> = self.scenario.network.transports.iter().map(way).collect();
+        let ways: Vec<_> = self.scenario.network.transports.get_ref().iter().map(way).collect();
         let ways = if ways.len() > 1 { vec![Arc::new(Race::new(ways)) as Arc<dyn Transport>] } else { ways };
         let mut engine = engine
             .listen(Listen::At(vec![SocketAddr::new(net.ip(), PORT)]))
             .transports(ways)
+            // Trackers speak TCP, whatever the peers do.
+            .dialer(Arc::new(net.clone()))
             .resolver(Arc::new(self.names.clone()))
             .storage(Arc::new(disk.clone()))
             .small()
-            .most_connections(group.connections);
+            .most_connections(*group.connections.get_ref());
         engine = match group.behaviour {
             Behaviour::Slow => engine.max_up(Some(SLOW)),
             Behaviour::FreeRider => engine.upload_slots(0),
@@ -155,7 +157,7 @@ impl Common {
         engine = engine.plugin_setting("dht", "bootstrap", &self.well_known.borrow().join(","));
         for (plugin, settings) in &self.scenario.settings {
             for (key, value) in settings {
-                engine = engine.plugin_setting(plugin, key, value);
+                engine = engine.plugin_setting(plugin, key, &value.get_ref().0);
             }
         }
         engine
@@ -171,8 +173,8 @@ pub(super) fn lans(scenario: &Scenario) -> BTreeMap<&str, u32> {
 /// Puts a peer's place into the network as its group says.
 pub(super) fn furnish(world: &Universe, ip: IpAddr, group: &Group, lans: &BTreeMap<&str, u32>) {
     let net = world.net();
-    net.set_uplink(ip, group.up.map(|rate| rate.0));
-    net.set_downlink(ip, group.down.map(|rate| rate.0));
+    net.set_uplink(ip, group.up.as_ref().map(|rate| rate.get_ref().0));
+    net.set_downlink(ip, group.down.as_ref().map(|rate| rate.get_ref().0));
     net.set_nat(
         ip,
         match group.nat {

@@ -26,9 +26,8 @@ join = "0s..20s"
 
 /// Runs a scenario in several forms.
 fn conducted(name: &str, forms: &[(&str, &str)], seeds: &[u64]) -> Experiment {
-    let plugins = ["dht", "pex", "fixed"].map(str::to_owned).into();
     let form = |(label, text): &(&str, &str)| {
-        let scenario = Arc::new(Scenario::read(text, &plugins).unwrap());
+        let scenario = Arc::new(Scenario::read(text, ".".as_ref(), &[]).unwrap());
         let plan = Plan { name: name.into(), scenario, folder: ".".into(), extra: Vec::new(), seed: 0 };
         Form { label: (*label).to_owned(), plan }
     };

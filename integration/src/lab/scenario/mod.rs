@@ -3,6 +3,8 @@
 //! docs/LAB.md describes every field for those who write such files. [`Scenario::read`] checks all that can be wrong
 //! before anything runs.
 
+mod change;
+mod check;
 mod read;
 mod values;
 
@@ -12,8 +14,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use self::{
-    read::{Change, ScenarioError},
-    values::{Bytes, Time, When},
+    change::Change,
+    read::ScenarioError,
+    values::{Bytes, Text, Time, When},
 };
 
 /// The most peers and DHT nodes in all: what fits into the memory of a large machine.
@@ -37,7 +40,7 @@ pub struct Scenario {
     pub plugins: Vec<Spanned<String>>,
     /// Settings of plugins: by plugin, by key.
     #[serde(default)]
-    pub settings: BTreeMap<String, BTreeMap<String, String>>,
+    pub settings: BTreeMap<String, BTreeMap<String, Spanned<Text>>>,
     /// What is exchanged.
     #[serde(default)]
     pub torrent: Torrent,
@@ -93,21 +96,21 @@ pub struct Network {
     /// Share of datagrams that are lost, 0 to 1.
     pub loss: Spanned<f64>,
     /// Bytes a second between any two; absent for no limit but those of the peers.
-    pub bandwidth: Option<Bytes>,
+    pub bandwidth: Option<Spanned<Bytes>>,
     /// Ways to peers.
-    pub transports: Vec<Way>,
+    pub transports: Spanned<Vec<Way>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
         let latency = Time(std::time::Duration::from_millis(30));
-        let loss = Spanned::new(0..0, 0.0);
-        Self { latency, jitter: Time::default(), loss, bandwidth: None, transports: vec![Way::Tcp, Way::Utp] }
+        let (loss, transports) = (Spanned::new(0..0, 0.0), Spanned::new(0..0, vec![Way::Tcp, Way::Utp]));
+        Self { latency, jitter: Time::default(), loss, bandwidth: None, transports }
     }
 }
 
 /// A way to peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// A stream that loses nothing.
@@ -121,21 +124,22 @@ pub enum Way {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Dht {
     /// How many. The peers with the plugin `dht` are nodes besides.
-    pub nodes: usize,
+    pub nodes: Spanned<usize>,
     /// How many of them are well known: everybody begins with these.
     pub bootstrap: usize,
     /// How long they have to find each other before the scenario begins.
     pub warm_up: Time,
     /// Nodes with ids next to the torrent's that name each other and peers that are not there.
-    pub sybils: usize,
+    pub sybils: Spanned<usize>,
     /// How many of the sybils are well known, too.
-    pub known_sybils: usize,
+    pub known_sybils: Spanned<usize>,
 }
 
 impl Default for Dht {
     fn default() -> Self {
         let warm_up = Time(std::time::Duration::from_secs(60));
-        Self { nodes: 0, bootstrap: 3, warm_up, sybils: 0, known_sybils: 0 }
+        let none = || Spanned::new(0..0, 0);
+        Self { nodes: none(), bootstrap: 3, warm_up, sybils: none(), known_sybils: none() }
     }
 }
 
@@ -227,9 +231,9 @@ pub struct Group {
     #[serde(default)]
     pub knows: Vec<Spanned<String>>,
     /// Bytes a second that one of them can send; absent for no limit.
-    pub up: Option<Bytes>,
+    pub up: Option<Spanned<Bytes>>,
     /// Bytes a second that one of them can receive; absent for no limit.
-    pub down: Option<Bytes>,
+    pub down: Option<Spanned<Bytes>>,
     /// What stands between them and the others.
     #[serde(default)]
     pub nat: NatKind,
@@ -239,12 +243,12 @@ pub struct Group {
     #[serde(default = "at_once")]
     pub join: When,
     /// When they go, complete or not.
-    pub leave: Option<When>,
+    pub leave: Option<Spanned<When>>,
     /// For how long they stay once complete; absent: for good.
     pub stay: Option<When>,
     /// The most connections of one of them.
-    #[serde(default = "fifty")]
-    pub connections: usize,
+    #[serde(default = "fifty_connections")]
+    pub connections: Spanned<usize>,
     /// How they behave.
     #[serde(default)]
     pub behaviour: Behaviour,
@@ -252,6 +256,10 @@ pub struct Group {
 
 fn one() -> Spanned<usize> {
     Spanned::new(0..0, 1)
+}
+
+fn fifty_connections() -> Spanned<usize> {
+    Spanned::new(0..0, fifty())
 }
 
 fn at_once() -> When {

@@ -8,7 +8,7 @@ use serde::{
     de::{Error, Visitor},
 };
 
-/// Reads a number or a text by `read`.
+/// Reads a number or a text; the first is what it takes, in words.
 struct Words<T>(&'static str, fn(&str) -> Result<T, String>);
 
 impl<T> Visitor<'_> for Words<T> {
@@ -48,6 +48,39 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+/// A plugin's setting: a text, or a number, `true` or `false`, which become text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Setting).map(Self)
+    }
+}
+
+struct Setting;
+
+impl Visitor<'_> for Setting {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a number, true or false")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+    fn visit_bool<E: Error>(self, yes: bool) -> Result<String, E> {
+        Ok(yes.to_string())
+    }
+    fn visit_i64<E: Error>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+    fn visit_f64<E: Error>(self, number: f64) -> Result<String, E> {
+        // As it was written: 1.0 stays 1.0.
+        Ok(format!("{number:?}"))
+    }
+}
+
 /// A time, or any within a range, one for each peer: `"30s"`, `"10s..2m"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct When(Range<Duration>);
@@ -55,6 +88,11 @@ pub struct When(Range<Duration>);
 impl When {
     /// The beginning.
     pub const START: Self = Self(Duration::ZERO..Duration::ZERO);
+
+    /// The earliest that it may be.
+    pub fn earliest(&self) -> Duration {
+        self.0.start
+    }
 
     /// The latest that it may be.
     pub fn latest(&self) -> Duration {
