@@ -10,8 +10,8 @@ use castanet_core::{BLOCK_LENGTH, BlockRef, Moment};
 
 /// Requests under way at most, whatever the remote says it holds: 31 MiB of blocks.
 pub const MOST_REQUESTS: usize = 2000;
-/// Requests under way at first.
-pub const FIRST_CREDIT: usize = 16;
+/// Requests under way at first. 4: it doubles every round trip, and sixteen with each of ten slow peers were a small torrent.
+pub const FIRST_CREDIT: usize = 4;
 /// Requests under way with a slow peer: one that is being sent and one that waits.
 pub const LEAST_CREDIT: usize = 2;
 /// What a remote is taken to hold until it says otherwise; the customary default of `reqq`.
@@ -38,6 +38,8 @@ pub(super) struct Requests {
     /// The remote's queue, at most [`MOST_REQUESTS`].
     most: usize,
     shortest_wait: Duration,
+    /// When the credit was last found too large: what was asked before says so again, and does not count.
+    shortened: Moment,
     /// When the last block came, or when we began to wait for one.
     waiting_since: Moment,
     patience: Duration,
@@ -71,6 +73,7 @@ impl Requests {
             credit: first_credit,
             most: USUAL_QUEUE,
             shortest_wait: Duration::MAX,
+            shortened: Moment::ZERO,
             waiting_since: now,
             patience,
             snubbed: false,
@@ -154,7 +157,7 @@ impl Requests {
         let is_it = |asked: &BlockRef| asked.piece == block.piece && asked.begin == block.begin;
         let busy = self.under_way.len() * 2 >= self.credit;
         let length = if let Some(asked) = take(&mut self.under_way, |asked| is_it(&asked.block)) {
-            self.learn(now.since(asked.at), busy);
+            self.learn(asked.at, busy, now);
             asked.block.length
         } else if let Some(asked) = take(&mut self.given_up, is_it) {
             asked.length
@@ -172,13 +175,16 @@ impl Requests {
         Arrival::Expected { back_from_snub }
     }
 
-    fn learn(&mut self, wait: Duration, busy: bool) {
+    fn learn(&mut self, asked: Moment, busy: bool, now: Moment) {
+        let wait = now.since(asked);
         self.shortest_wait = self.shortest_wait.min(wait);
         let queued = wait - self.shortest_wait;
         if queued <= QUEUE && busy {
             self.credit = (self.credit + 1).min(self.most);
-        } else if queued > 2 * QUEUE {
-            self.credit = (self.credit - 1).max(LEAST_CREDIT.min(self.most));
+        } else if queued > 2 * QUEUE && asked >= self.shortened {
+            self.shortened = now;
+            let fits = (self.shortest_wait + QUEUE).as_secs_f64() / wait.as_secs_f64();
+            self.credit = ((self.credit as f64 * fits) as usize).max(LEAST_CREDIT.min(self.most));
         }
     }
 
