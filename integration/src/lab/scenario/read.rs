@@ -182,12 +182,7 @@ impl Flaws<'_> {
                 let what = format!("`{name}` is no plugin's name: small letters, digits and `-`");
                 return self.at(program.name.span(), &format!("program[{at}].name"), what);
             }
-            let told = program.command.get_ref().split("{peers:").skip(1);
-            let mut told = told.map(|rest| rest.split_once('}').map_or(rest, |(group, _)| group));
-            if let Some(group) = told.find(|group| scenario.groups.iter().all(|known| known.name.get_ref() != group)) {
-                let what = format!("there is no group `{group}`");
-                return self.at(program.command.span(), &format!("program[{at}].command"), what);
-            }
+            self.check_told(scenario, &program.command, &format!("program[{at}].command"))?;
             if !known.insert(name.clone()) {
                 let what = format!("there is another plugin called `{name}`");
                 return self.at(program.name.span(), &format!("program[{at}].name"), what);
@@ -205,8 +200,23 @@ impl Flaws<'_> {
         for group in &scenario.groups {
             check(&format!("peers.{}.plugins", group.name.get_ref()), group.plugins.as_deref().unwrap_or_default())?;
         }
-        match scenario.settings.keys().find(|plugin| !known.contains(*plugin)) {
-            Some(plugin) => self.at(0..0, &format!("settings.{plugin}"), format!("there is no plugin `{plugin}`")),
+        for (plugin, settings) in &scenario.settings {
+            if !known.contains(plugin) {
+                return self.at(0..0, &format!("settings.{plugin}"), format!("there is no plugin `{plugin}`"));
+            }
+            for (key, value) in settings {
+                self.check_told(scenario, value, &format!("settings.{plugin}.{key}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The groups in a text's `{peers:GROUP}`.
+    fn check_told(&self, scenario: &Scenario, text: &Spanned<String>, field: &str) -> Result<(), ScenarioError> {
+        let told = text.get_ref().split("{peers:").skip(1);
+        let mut told = told.map(|rest| rest.split_once('}').map_or(rest, |(group, _)| group));
+        match told.find(|group| scenario.groups.iter().all(|known| known.name.get_ref() != group)) {
+            Some(group) => self.at(text.span(), field, format!("there is no group `{group}`")),
             None => Ok(()),
         }
     }
