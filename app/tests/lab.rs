@@ -68,11 +68,7 @@ fn mistakes_are_told_by_line_and_field() {
         ("tracker = \"one\"", "tracker = \"six\"", "fault[0].tracker: there is no tracker `six`"),
         ("kill = \"behind\"", "kill = \"ahead\"", "fault[2].kill: there is no group `ahead`"),
         ("nat = \"port-restricted\"", "nat = \"brick\"", "peers[2].nat"),
-        (
-            "[torrent]",
-            "[settings.pex]\nknown = \"{peers:nobody}\"\n[torrent]",
-            "settings.pex.known: there is no group `nobody`",
-        ),
+        ("[dht]", "[settings.pex]\nx = \"{peers:six}\"\n[dht]", "line 11, settings.pex.x: there is no group `six`"),
         ("for = \"4m\"", "for = \"4 years\"", "line 2, for"),
         ("about =", "about", "line 1"),
     ] {
