@@ -92,6 +92,7 @@ fn mistakes_are_told_by_line_and_field() {
         ),
         ("for = \"4m\"", "for = \"4 years\"", "line 2, for: `4 years` is no duration"),
         ("for = \"4m\"\n", "", "for` must be there"),
+        ("[dht]", "[settings.pex]\nx = \"{peers:six}\"\n[dht]", "line 11, settings.pex.x: there is no group `six`"),
         ("about =", "about", "line 1"),
         // What each value is to be, in plain words.
         ("for = \"4m\"", "for = [4]", "line 2, for: a time such as \"90s\" or \"1h30m\" is expected here"),
@@ -239,4 +240,50 @@ fn a_new_plugin_works_as_it_is_written_and_replays() {
     let scenario = at.join("friends.toml");
     let [one, again] = [(); 2].map(|()| lab(&[scenario.to_str().unwrap(), "--json"]).1);
     assert!(one.len() > 1000 && one == again, "a program that keeps to what it is told replays");
+}
+
+/// What is in the files is compiled and run by integration/tests/skeleton.rs: here Cargo only puts the project together.
+#[test]
+fn a_new_plugin_in_rust_is_a_project_with_castanets_versions() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path().join("fresh");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let write = |name: &str, sources: &Path| {
+        lab(&["new-plugin", name, "--folder", at.to_str().unwrap(), "--rust", sources.to_str().unwrap()])
+    };
+    for (name, sources, why) in [
+        ("my-friends", folder.path(), "is no folder with Castanet's sources"),
+        ("my-friends", &sources.join("core"), "is no folder with Castanet's sources"),
+        ("tokio", sources, "is a crate, too"),
+        ("2nd", sources, "is a crate, too"),
+    ] {
+        let (code, _, errors) = write(name, sources);
+        assert!(code == Some(1) && errors.contains(why), "{errors}");
+    }
+    let (code, said, errors) = write("my-friends", sources);
+    assert!(
+        code == Some(0) && said.contains("cargo test") && said.contains("cargo run -- my-friends.toml"),
+        "{errors}"
+    );
+    for (file, part) in [
+        ("src/lib.rs", "NAME: &str = \"my-friends\""),
+        ("src/main.rs", "use my_friends::{NAME, build}"),
+        ("tests/works.rs", "include_str!(\"../my-friends.toml\")"),
+        ("my-friends.toml", "[settings.my-friends]"),
+    ] {
+        let text = fs::read_to_string(at.join(file)).unwrap();
+        assert!(text.contains(part) && !text.contains("skeleton"), "{file}: {text}");
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let put_together =
+        Command::new(cargo).args(["update", "--workspace", "--offline"]).current_dir(&at).output().unwrap();
+    assert!(put_together.status.success(), "{}", String::from_utf8_lossy(&put_together.stderr));
+    let packages = |folder: &Path| {
+        let lock = fs::read_to_string(folder.join("Cargo.lock")).unwrap();
+        lock.split("[[package]]").skip(1).map(|it| it.lines().skip(1).take(2).collect()).collect::<Vec<String>>()
+    };
+    let (locked, ours) = (packages(&at), packages(sources));
+    let others: Vec<_> = locked.iter().filter(|package| !ours.contains(package)).collect();
+    assert_eq!(others, [r#"name = "my-friends"version = "0.1.0""#]);
+    assert!(locked.iter().any(|package| package.contains("castanet-integration")), "{locked:?}");
 }

@@ -59,13 +59,16 @@ pub struct Lab {
 /// What there is besides experiments.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// Write a discovery plugin in Python that works, with its scenario and its test, to begin with
+    /// Write a discovery plugin that works, in Python or Rust, with its scenario and its test, to begin with
     NewPlugin {
         /// Its name: small letters, digits and `-`
         name: String,
         /// Where [default: a new folder of that name]
         #[arg(long, value_name = "DIR")]
         folder: Option<PathBuf>,
+        /// In Rust, not Python; CHECKOUT is a folder with Castanet's sources, for Cargo to build upon
+        #[arg(long, value_name = "CHECKOUT")]
+        rust: Option<PathBuf>,
     },
 }
 
@@ -88,9 +91,9 @@ impl Lab {
     /// # Errors
     /// In words, if the scenario cannot be read or makes no sense, a run breaks, or the result cannot be written.
     pub fn run(&self, extra: &[Extra], print: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-        if let Some(Action::NewPlugin { name, folder }) = &self.action {
+        if let Some(Action::NewPlugin { name, folder, rust }) = &self.action {
             let folder = folder.clone().unwrap_or_else(|| PathBuf::from(name));
-            return skeleton::write(name, &folder)?.iter().try_for_each(|line| print(line));
+            return skeleton::write(name, &folder, rust.as_deref())?.iter().try_for_each(|line| print(line));
         }
         let file = self.scenario.as_deref().context("which scenario?")?;
         let forms = self.forms(file, extra)?;

@@ -52,7 +52,7 @@ pub(super) struct Common {
     pub(super) names: FixedResolver,
     /// Where everyone's DHT begins.
     pub(super) well_known: Rc<RefCell<Vec<String>>>,
-    /// The peers of each group, for programs to be told of.
+    /// The peers of each group, for plugins to be told of.
     pub(super) members: Rc<RefCell<BTreeMap<String, Vec<SocketAddr>>>>,
 }
 
@@ -94,11 +94,11 @@ impl Common {
         })
     }
 
-    /// A program's command, with the addresses of a group's peers where it has `{peers:GROUP}`.
-    fn command(&self, command: &str) -> String {
-        self.members.borrow().iter().fold(command.to_owned(), |command, (group, peers)| {
+    /// A program's command or a plugin's setting, with the addresses of a group's peers where it has `{peers:GROUP}`.
+    fn expanded(&self, text: &str) -> String {
+        self.members.borrow().iter().fold(text.to_owned(), |text, (group, peers)| {
             let addresses: Vec<String> = peers.iter().map(ToString::to_string).collect();
-            command.replace(&format!("{{peers:{group}}}"), &addresses.join(" "))
+            text.replace(&format!("{{peers:{group}}}"), &addresses.join(" "))
         })
     }
 
@@ -138,7 +138,7 @@ impl Common {
         for program in &self.scenario.programs {
             let name = program.name.get_ref();
             engine = engine
-                .process_plugin(name, &self.command(program.command.get_ref()))
+                .process_plugin(name, &self.expanded(program.command.get_ref()))
                 .plugin_setting(name, "lockstep", "true");
             engine = engine.plugin_setting(name, "folder", &self.folder.to_string_lossy());
         }
@@ -157,7 +157,7 @@ impl Common {
         engine = engine.plugin_setting("dht", "bootstrap", &self.well_known.borrow().join(","));
         for (plugin, settings) in &self.scenario.settings {
             for (key, value) in settings {
-                engine = engine.plugin_setting(plugin, key, &value.get_ref().0);
+                engine = engine.plugin_setting(plugin, key, &self.expanded(&value.get_ref().0));
             }
         }
         engine

@@ -170,17 +170,21 @@ impl<'a> Check<'a> {
     fn check_program(&self, field: &str, program: &Program) -> Checked {
         let (field, command) = (format!("{field}.command"), program.command.get_ref());
         let flaw = |what: String| self.flaw(program.command.span(), &field, what);
-        let told = command.split("{peers:").skip(1);
-        let mut told = told.map(|rest| rest.split_once('}').map_or(rest, |(group, _)| group));
-        if let Some(group) = told.find(|group| !self.is_group(group)) {
-            return flaw(format!("there is no group `{group}`"));
-        }
+        self.check_told(command, program.command.span(), &field)?;
         let Some(words) = shlex::split(command) else { return flaw("there is an open quote".to_owned()) };
         match words.first() {
             Some(word) if is_program(self.folder, word) => Ok(()),
             Some(word) if word.contains(is_separator) => flaw(format!("there is no program `{word}` in its folder")),
             Some(word) => flaw(format!("there is no program `{word}` on the PATH")),
             None => flaw("a program is expected here".to_owned()),
+        }
+    }
+
+    /// The groups in a text's `{peers:GROUP}`.
+    fn check_told(&self, text: &str, span: Range<usize>, field: &str) -> Checked {
+        match told(text).into_iter().find(|group| !self.is_group(group)) {
+            Some(group) => self.flaw(span, field, format!("there is no group `{group}`")),
+            None => Ok(()),
         }
     }
 
@@ -205,6 +209,9 @@ impl<'a> Check<'a> {
             if !self.plugins.contains_key(plugin.as_str()) {
                 return self.flaw(first_place(settings), &format!("settings.{plugin}"), unknown(plugin));
             }
+            for (key, value) in settings {
+                self.check_told(&value.get_ref().0, value.span(), &format!("settings.{plugin}.{key}"))?;
+            }
             used.insert(plugin);
         }
         used.into_iter().try_for_each(|plugin| self.check_settings(plugin))
@@ -219,7 +226,7 @@ impl<'a> Check<'a> {
                 .into_iter()
                 .flat_map(|program| [("name", plugin), ("command", program.command.get_ref()), ("lockstep", "true")]);
             let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
-            let told = settings.iter().map(|(key, value)| ((*key).clone(), value.get_ref().0.clone()));
+            let told = settings.iter().map(|(key, value)| ((*key).clone(), with_somebody(&value.get_ref().0)));
             let settings = Settings(own.chain(told).collect());
             // A panic is dealt with in the run, as the engine does.
             let built = catch_unwind(AssertUnwindSafe(|| build(&means, &settings))).ok()?;
@@ -283,6 +290,16 @@ impl<'a> Check<'a> {
         self.check_named(fault.part.as_deref().unwrap_or_default(), &format!("{field}.part"))?;
         self.check_named(fault.kill.as_slice(), &format!("{field}.kill"))
     }
+}
+
+/// The groups in a text's `{peers:GROUP}`.
+fn told(text: &str) -> Vec<&str> {
+    text.split("{peers:").skip(1).map(|rest| rest.split_once('}').map_or(rest, |(group, _)| group)).collect()
+}
+
+/// A text with some address for each `{peers:GROUP}`: who will be there is not known yet.
+fn with_somebody(text: &str) -> String {
+    told(text).iter().fold(text.to_owned(), |text, group| text.replace(&format!("{{peers:{group}}}"), "192.0.2.1:6881"))
 }
 
 /// Where the first of these settings is.

@@ -38,7 +38,7 @@ pub struct Scenario {
     pub whole: bool,
     /// The discovery plugins of every peer whose group does not say otherwise.
     pub plugins: Vec<Spanned<String>>,
-    /// Settings of plugins: by plugin, by key.
+    /// Settings of plugins: by plugin, by key. `{peers:GROUP}` in them stands for the addresses of a group's peers.
     #[serde(default)]
     pub settings: BTreeMap<String, BTreeMap<String, Spanned<Text>>>,
     /// What is exchanged.

@@ -1,4 +1,4 @@
-"""NAME: a discovery plugin for Castanet. The protocol: docs/PLUGIN-PROTOCOL.md.
+"""skeleton: a discovery plugin for Castanet. The protocol: docs/PLUGIN-PROTOCOL.md.
 
 Knows the peers that are named on its command line, and tells a torrent of a few of them at a time, while it wants more.
 """
@@ -16,7 +16,7 @@ def say(**message):
 
 def main():
     known, torrents, now, fortune = sys.argv[1:], {}, 0.0, random.Random()
-    say(type="hello", version=1, name="NAME")
+    say(type="hello", version=1, name="skeleton")
     for line in sys.stdin:
         message = json.loads(line)
         now = message.get("now", now)
