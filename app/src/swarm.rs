@@ -261,7 +261,7 @@ impl Run {
 
     /// Compares the state with the goal; also makes good for events that were missed.
     fn judge(&mut self, at: usize, goal: &Goal, display: &mut dyn Display) -> Result<()> {
-        let arrived = self.state.downloaded + self.state.wasted;
+        let arrived = self.state.downloaded;
         if let (None, Some(metainfo)) = (&self.shown.metainfo, self.state.metainfo.clone()) {
             // Its event was missed, or comes later.
             self.shown.learn(&metainfo);

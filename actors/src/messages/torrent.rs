@@ -136,7 +136,7 @@ pub struct PeerSaid {
 pub struct PeerReport {
     /// Who.
     pub peer: PeerKey,
-    /// Useful bytes it gave in all.
+    /// Bytes of blocks it gave in all, those wasted among them.
     pub downloaded: u64,
     /// Bytes of blocks it was given in all.
     pub uploaded: u64,
@@ -264,7 +264,7 @@ pub struct TorrentSnapshot {
     pub checked: u32,
     /// Pieces to be checked, while checking.
     pub to_check: u32,
-    /// Useful bytes received in this run.
+    /// Bytes of blocks received in this run, those wasted among them.
     pub downloaded: u64,
     /// Bytes of blocks sent in this run.
     pub uploaded: u64,

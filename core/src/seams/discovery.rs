@@ -187,7 +187,7 @@ pub struct Say {
 pub struct Progress {
     /// Bytes sent to peers.
     pub uploaded: u64,
-    /// Bytes of useful data received from peers.
+    /// Bytes of blocks received from peers, those wasted among them.
     pub downloaded: u64,
     /// Bytes still missing; `None` before the metadata is known.
     pub left: Option<u64>,

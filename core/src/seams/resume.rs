@@ -29,7 +29,7 @@ pub struct ResumeRecord {
     pub stamps: Vec<FileStamp>,
     /// Bytes sent to peers, over all runs.
     pub uploaded: u64,
-    /// Bytes of useful data received from peers, over all runs.
+    /// Bytes of blocks received from peers, those wasted among them, over all runs.
     pub downloaded: u64,
     /// The raw `info` dictionary, where it came from peers (BEP 9).
     pub info: Option<Bytes>,

@@ -68,7 +68,7 @@ pub struct GroupReport {
     pub completion: Spread,
     /// Bytes sent to peers.
     pub uploaded: u64,
-    /// Useful bytes received.
+    /// Bytes received, those wasted among them.
     pub downloaded: u64,
     /// Bytes that were bad or came twice.
     pub wasted: u64,
@@ -141,7 +141,7 @@ pub struct PeerReport {
     pub complete: Option<f64>,
     /// Bytes sent.
     pub uploaded: u64,
-    /// Useful bytes received.
+    /// Bytes received, those wasted among them.
     pub downloaded: u64,
     /// The first peer with which it shook hands.
     pub contact: Option<ContactReport>,

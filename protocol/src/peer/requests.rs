@@ -13,7 +13,7 @@ pub const MOST_REQUESTS: usize = 2000;
 /// Requests under way at first. 4: it doubles every round trip, and sixteen with each of ten slow peers were a small torrent.
 pub const FIRST_CREDIT: usize = 4;
 /// Requests under way with a slow peer: one that is being sent and one that waits.
-pub const LEAST_CREDIT: usize = 2;
+pub const LEAST_CREDIT: usize = 3;
 /// What a remote is taken to hold until it says otherwise; the customary default of `reqq`.
 const USUAL_QUEUE: usize = 250;
 /// How long a request should wait in the remote's queue, so that the remote never runs dry.
