@@ -338,7 +338,7 @@ fn plugins(seekers: &[&Story]) -> Vec<PluginWorth> {
     names
         .into_iter()
         .map(worth)
-        .filter(|worth| worth.found + worth.connected + worth.packets + worth.spent > 0)
+        .filter(|worth| worth.found + worth.connected + worth.packets + worth.spent + worth.first_contacts > 0)
         .collect()
 }
 

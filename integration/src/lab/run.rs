@@ -279,7 +279,10 @@ impl Cast {
             *at != peer
                 && group.knows.iter().any(|name| *name.get_ref() == *self.scenario.groups[other.group].name.get_ref())
         });
-        torrent.peers(known.map(|(_, other)| other.host.addr().to_string()))
+        // Without this holes would be punched, for which there is no plugin.
+        torrent
+            .allow_plugins(self.scenario.plugins_of(group))
+            .peers(known.map(|(_, other)| other.host.addr().to_string()))
     }
 
     /// Takes down what happens to a peer until its torrent ends.

@@ -129,11 +129,31 @@ fn several(variant: &Variant, reports: &[Report]) -> Vec<String> {
     };
     let mut lines = table(["median of the runs", "", "95 % interval"], FIGURES.iter().map(row));
     lines.push(String::new());
+    let title = ["by group, medians", "complete", "completion", "9 of 10", "sent", "received", "wasted"];
+    lines.extend(table(title, (0..reports[0].groups.len()).map(|at| group_in(reports, at))));
+    lines.push(String::new());
     lines.push("  added up over the runs:".to_owned());
     let sums = added_up(reports);
     lines.extend(plugins(&sums));
     lines.extend(overlaps(&sums));
     lines
+}
+
+/// A group's usual run.
+fn group_in(reports: &[Report], at: usize) -> [String; 7] {
+    let middle = |what: &dyn Fn(&GroupReport) -> Option<f64>| {
+        Spread::of(reports.iter().filter_map(|report| what(&report.groups[at])).collect()).median
+    };
+    let bytes = |what: fn(&GroupReport) -> u64| size(middle(&|group| Some(what(group) as f64)).unwrap_or(0.0) as u64);
+    [
+        reports[0].groups[at].name.clone(),
+        middle(&GroupReport::complete_share).map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0)),
+        time(middle(&|group| group.completion.median)),
+        time(middle(&|group| group.completion.nine_of_ten)),
+        bytes(|group| group.uploaded),
+        bytes(|group| group.downloaded),
+        bytes(|group| group.wasted),
+    ]
 }
 
 /// What each plugin brought in all runs; the times are those of the middle run.

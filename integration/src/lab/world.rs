@@ -142,18 +142,11 @@ impl Common {
                 .plugin_setting(name, "lockstep", "true");
             engine = engine.plugin_setting(name, "folder", &self.folder.to_string_lossy());
         }
-        let plugins: Vec<&str> = group
-            .plugins
-            .as_ref()
-            .unwrap_or(&self.scenario.plugins)
-            .iter()
-            .map(|name| name.get_ref().as_str())
-            .collect();
+        let plugins = self.scenario.plugins_of(group);
         for name in &plugins {
             engine = engine.enable_plugin(name);
         }
-        // Whom a group knows it knows whatever the scenario tries.
-        engine = engine.retain_plugins(|name| plugins.contains(&name) || name == "fixed" && !group.knows.is_empty());
+        engine = engine.retain_plugins(|name| plugins.contains(&name));
         engine = engine.plugin_setting("dht", "bootstrap", &self.well_known.borrow().join(","));
         for (plugin, settings) in &self.scenario.settings {
             for (key, value) in settings {

@@ -17,7 +17,7 @@ use castanet_plugins::process;
 use toml::Spanned;
 
 use super::{
-    Fault, LARGEST, MOST_HOSTS, Program, Scenario, Text,
+    Fault, HOLEPUNCH, LARGEST, MOST_HOSTS, Program, Scenario, Text,
     read::{ScenarioError, line_of},
 };
 use crate::{lab::run::Extra, universe::LONGEST_STORY};
@@ -152,7 +152,7 @@ impl<'a> Check<'a> {
     ) -> Checked {
         let mut taken: BTreeSet<&str> = BTreeSet::new();
         if kind == "plugin" {
-            taken.extend(self.plugins.keys());
+            taken.extend(self.plugins.keys().chain([&HOLEPUNCH]));
         }
         for (at, placed) in names.enumerate() {
             let (name, field) = (placed.get_ref(), format!("{field}[{at}].name"));
@@ -192,15 +192,16 @@ impl<'a> Check<'a> {
         let programs =
             self.scenario.programs.iter().map(|program| (program.name.get_ref().as_str(), process::build as Build));
         self.plugins.extend(programs);
-        let all = self.plugins.keys().copied().collect::<Vec<_>>().join(", ");
-        let unknown = |name: &str| format!("there is no plugin `{name}`; there are: {all}");
+        let all: BTreeSet<&str> = self.plugins.keys().copied().chain([HOLEPUNCH]).collect();
+        let named = all.iter().copied().collect::<Vec<_>>().join(", ");
+        let unknown = |name: &str| format!("there is no plugin `{name}`; there are: {named}");
         let groups = self.scenario.groups.iter().filter_map(|group| {
             let field = format!("peers.{}.plugins", group.name.get_ref());
             Some((field, group.plugins.as_ref()?))
         });
         let mut used = BTreeSet::new();
         for (field, named) in [("plugins".to_owned(), &self.scenario.plugins)].into_iter().chain(groups) {
-            if let Some(name) = named.iter().find(|name| !self.plugins.contains_key(name.get_ref().as_str())) {
+            if let Some(name) = named.iter().find(|name| !all.contains(name.get_ref().as_str())) {
                 return self.flaw(name.span(), &field, unknown(name.get_ref()));
             }
             used.extend(named.iter().map(|name| name.get_ref().as_str()));
@@ -214,6 +215,8 @@ impl<'a> Check<'a> {
             }
             used.insert(plugin);
         }
+        // The engine itself does that.
+        used.remove(HOLEPUNCH);
         used.into_iter().try_for_each(|plugin| self.check_settings(plugin))
     }
 

@@ -21,6 +21,8 @@ pub use self::{
 
 /// The most peers and DHT nodes in all: what fits into the memory of a large machine.
 pub const MOST_HOSTS: usize = 30_000;
+/// What stands among plugins and is none: peers are reached by way of others (BEP 55).
+pub(super) const HOLEPUNCH: &str = "holepunch";
 /// The largest torrent, since a run holds it in memory once.
 pub const LARGEST: u64 = 1 << 30;
 
@@ -76,6 +78,14 @@ pub struct Torrent {
     pub magnet: bool,
     /// The private flag (BEP 27).
     pub private: bool,
+}
+
+impl Scenario {
+    /// The discovery plugins of a group's peers. Whom they know they know whatever the scenario tries.
+    pub(in crate::lab) fn plugins_of<'a>(&'a self, group: &'a Group) -> Vec<&'a str> {
+        let named = group.plugins.as_ref().unwrap_or(&self.plugins).iter().map(|name| name.get_ref().as_str());
+        named.chain((!group.knows.is_empty()).then_some("fixed")).collect()
+    }
 }
 
 impl Default for Torrent {
