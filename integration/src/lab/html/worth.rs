@@ -16,43 +16,27 @@ struct Column {
 }
 
 const COLUMNS: &[Column] = &[
-    Column { name: "Found", means: "peers it named", of: |worth| Some(worth.found as f64), write: count },
-    Column {
-        name: "Alone",
-        means: "that no other plugin had named",
-        of: |worth| Some(worth.alone as f64),
-        write: count,
-    },
-    Column {
-        name: "Connected",
-        means: "there was a connection",
-        of: |worth| Some(worth.connected as f64),
-        write: count,
-    },
-    Column { name: "Useful", means: "they gave something", of: |worth| Some(worth.useful as f64), write: count },
-    Column { name: "Refused", means: "could not be reached", of: |worth| Some(worth.refused as f64), write: count },
-    Column {
-        name: "First contacts",
-        means: "seekers whose first peer it named",
-        of: |worth| Some(worth.first_contacts as f64),
-        write: count,
-    },
-    Column { name: "Bytes given", means: "by the peers it named", of: |worth| Some(worth.bytes as f64), write: bytes },
-    Column {
-        name: "First after",
-        means: "time to the first peer it named, the median seeker",
-        of: |worth| worth.first.median,
-        write: seconds,
-    },
-    Column { name: "Packets", means: "sent and received", of: |worth| Some(worth.packets as f64), write: count },
-    Column {
-        name: "Bytes spent",
-        means: "in its packets and streams",
-        of: |worth| Some(worth.spent as f64),
-        write: bytes,
-    },
-    Column { name: "Packets per useful", means: "packets for each useful peer", of: per_useful, write: number },
+    column("Found", "peers it named", |worth| Some(worth.found as f64), count),
+    column("Alone", "that no other plugin had named", |worth| Some(worth.alone as f64), count),
+    column("Connected", "there was a connection", |worth| Some(worth.connected as f64), count),
+    column("Useful", "they gave something", |worth| Some(worth.useful as f64), count),
+    column("Refused", "could not be reached", |worth| Some(worth.refused as f64), count),
+    column("First contacts", "seekers whose first peer it named", |worth| Some(worth.first_contacts as f64), count),
+    column("Bytes given", "by the peers it named", |worth| Some(worth.bytes as f64), bytes),
+    column("First after", "time to the first peer it named, the median seeker", |worth| worth.first.median, seconds),
+    column("Packets", "sent and received", |worth| Some(worth.packets as f64), count),
+    column("Bytes spent", "in its packets and streams", |worth| Some(worth.spent as f64), bytes),
+    column("Packets per useful", "packets for each useful peer", per_useful, number),
 ];
+
+const fn column(
+    name: &'static str,
+    means: &'static str,
+    of: fn(&PluginWorth) -> Option<f64>,
+    write: fn(f64) -> String,
+) -> Column {
+    Column { name, means, of, write }
+}
 
 fn seconds(value: f64) -> String {
     format!("{}\u{a0}s", number(value))
