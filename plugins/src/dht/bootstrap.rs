@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use castanet_core::Moment;
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
 use super::node::Node;
 use crate::{announcer::resolve, fixed::split};
@@ -100,25 +100,35 @@ impl<'a> Bootstrap<'a> {
         self.next
     }
 
-    /// Passes on the addresses of the next host that has any. Never returns if none does.
+    /// Passes on the addresses of the next host that has any, and of those that are found at the same moment: whoever looks for
+    /// peers then asks all of them, not one that may be far from whom it looks for. Never returns if none has any.
     pub(super) async fn work(&mut self) {
-        loop {
+        let mut found = Vec::new();
+        while found.is_empty() {
             match self.under_way.next().await {
-                Some(Ok(found)) if !found.is_empty() => {
-                    self.node.set_status(|status| status.resolved = true);
-                    return self.node.contact(&found);
-                }
-                Some(Ok(_)) => {}
-                Some(Err(reason)) => tracing::debug!(reason, "a bootstrap node has no address"),
+                Some(answer) => found.extend(addresses(answer)),
                 None => std::future::pending().await,
             }
         }
+        while let Some(Some(answer)) = self.under_way.next().now_or_never() {
+            found.extend(addresses(answer));
+        }
+        self.node.set_status(|status| status.resolved = true);
+        self.node.contact(&found);
     }
 
     /// The network is another one: after a moment for the nodes that are known.
     pub(super) fn again(&mut self) {
         (self.next, self.pause) = (self.node.now() + HEAD_START, FIRST_PAUSE);
     }
+}
+
+/// What became of looking a host up.
+fn addresses(answer: Result<Vec<SocketAddr>, String>) -> Vec<SocketAddr> {
+    answer.unwrap_or_else(|reason| {
+        tracing::debug!(reason, "a bootstrap node has no address");
+        Vec::new()
+    })
 }
 
 #[cfg(test)]
