@@ -66,7 +66,7 @@ impl Plugin {
             // Without `biased` tokio has dice of its own here.
             tokio::select! {
                 biased;
-                Some(SwarmEvent::Outcome(outcome)) = swarm.events.recv() => self.learn(&outcome),
+                Some(event) = swarm.events.recv() => self.learn(&event),
                 _ = beat.tick() => {
                     swarm.progress.has_changed().ok()?;
                     let willing = self.known.iter().filter(|(_, refusals)| **refusals < ENOUGH).map(|(addr, _)| *addr);
@@ -80,7 +80,9 @@ impl Plugin {
         }
     }
 
-    fn learn(&mut self, outcome: &PeerOutcome) {
+    /// Of what became of those that it named: `overhears` (a method of `Discovery`) would bring the others, too.
+    fn learn(&mut self, event: &SwarmEvent) {
+        let SwarmEvent::Outcome(outcome) = event else { return };
         match (self.known.get_mut(&outcome.addr), outcome.fate) {
             (Some(refusals), PeerFate::Refused) => *refusals += 1,
             (Some(refusals), PeerFate::Handshaken) => *refusals = 0,
