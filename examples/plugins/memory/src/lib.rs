@@ -13,7 +13,10 @@ mod book;
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -50,8 +53,8 @@ pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, D
     let notebook = means.notebook.clone();
     let page = notebook.read(NAME).ok().flatten();
     let book = page.and_then(|page| Book::read(&page)).unwrap_or_default();
-    let (book, changed) = (Mutex::new(book), Notify::new());
-    Ok(Arc::new(Plugin(Arc::new(Memory { notebook, book, changed }))))
+    let memory = Memory { notebook, book: Mutex::new(book), is_new: AtomicBool::new(false), bell: Notify::new() };
+    Ok(Arc::new(Plugin(Arc::new(memory))))
 }
 
 #[derive(Debug)]
@@ -62,8 +65,10 @@ struct Plugin(Arc<Memory>);
 struct Memory {
     notebook: Arc<dyn Notebook>,
     book: Mutex<Book>,
-    /// The page in the notebook is an old one.
-    changed: Notify,
+    /// The book says something that the notebook does not.
+    is_new: AtomicBool,
+    /// Rung when that may be so.
+    bell: Notify,
 }
 
 #[async_trait]
@@ -89,7 +94,7 @@ impl Discovery for Plugin {
     }
     async fn run(&self) {
         loop {
-            self.0.changed.notified().await;
+            self.0.bell.notified().await;
             self.0.save();
             sleep(BETWEEN_WRITES).await;
         }
@@ -103,10 +108,18 @@ impl Memory {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// A page that cannot be written now, because the disk is full say, is written after the next change.
+    fn learn(&self, torrent: &str, outcome: &PeerOutcome) {
+        if self.book().learn(torrent, outcome) {
+            self.is_new.store(true, Relaxed);
+            self.bell.notify_one();
+        }
+    }
+    /// Writes the page. If that cannot be done now, because the disk is full say, it is tried after the next change.
     fn save(&self) {
-        let page = self.book().write();
-        let _ = self.notebook.write(NAME, page.as_bytes());
+        if self.is_new.swap(false, Relaxed) {
+            let page = self.book().write();
+            self.is_new.fetch_or(self.notebook.write(NAME, page.as_bytes()).is_err(), Relaxed);
+        }
     }
 }
 
@@ -132,10 +145,8 @@ impl Serving {
             };
             tokio::select! {
                 biased;
-                Some(event) = events.recv() => if let SwarmEvent::Outcome(outcome) = event
-                    && memory.book().learn(torrent, &outcome)
-                {
-                    memory.changed.notify_one();
+                Some(event) = events.recv() => if let SwarmEvent::Outcome(outcome) = event {
+                    memory.learn(torrent, &outcome);
                 },
                 is_there = turn => {
                     *due = Instant::now() + PAUSE;

@@ -204,6 +204,8 @@ async fn a_damaged_page_is_thrown_away() {
     for page in damaged {
         means.notebook.write(NAME, &page).unwrap();
         assert_eq!(recalled(&means, 1).await, [], "{:?}", String::from_utf8_lossy(&page));
+        plugin(&means).close(Duration::ZERO).await;
+        assert_eq!(means.notebook.read(NAME).unwrap().unwrap(), page, "there is nothing to write");
     }
     // And it begins anew.
     let next = plugin(&means);
