@@ -169,6 +169,14 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_too_large_for_a_disk_is_too_large_for_memory() {
+        let pad = Scratchpad::default();
+        pad.write("page", &vec![0; LARGEST_PAGE]).unwrap();
+        assert!(pad.write("page", &vec![1; LARGEST_PAGE + 1]).is_err());
+        assert_eq!(pad.read("page").unwrap(), Some(vec![0; LARGEST_PAGE]), "what was there is still there");
+    }
+
+    #[test]
     fn the_world_is_told_the_port_of_the_router() {
         let means = Means {
             datagrams: Arc::new(Nothing),
