@@ -5,8 +5,8 @@
 //! cut loses no more than that. When a torrent starts, a few are named at once, and a few more at a time while peers are
 //! wanted; each is named once, since the engine goes on trying. Everything is bounded, and a damaged page is thrown away.
 //!
-//! Run it, in this folder: `cargo run --release -- scenarios/power-cut.toml --runs 10 --vary plugins=pex,pex+memory`.
-//! What came of it: docs/EXPERIMENT.md of Castanet's sources, where docs/ADD-A-PLUGIN.md has the contract.
+//! In this folder: `cp ../../../Cargo.lock .`, then `cargo run --release -- scenarios/SCENARIO.toml --runs 10 --vary plugins=...`.
+//! What came of it, with the commands: docs/EXPERIMENT.md. The contract of plugins: docs/ADD-A-PLUGIN.md.
 
 mod book;
 

@@ -1,4 +1,4 @@
-//! The lab with this plugin in it: `cargo run -- memory.toml`, and all else that `castanet lab` takes.
+//! The lab with this plugin in it: `cargo run -- scenarios/power-cut.toml`, and all else that `castanet lab` takes.
 
 use std::io::{Write as _, stdout};
 
