@@ -49,6 +49,7 @@ pub use castanet_actors::metered::Cost;
 pub use castanet_actors::shared::Limits;
 pub use castanet_core::{
     Bitfield, Geometry, InfoHashes, Metainfo, Moment, PeerId, PieceIndex, PluginName, TorrentId,
+    addr::is_dialable,
     magnet::{self, Magnet},
     metainfo, seams,
     seams::storage::Allocation,

@@ -1,6 +1,8 @@
 //! The Rust plugin that `castanet lab new-plugin` writes, compiled and run where its files lie.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::time::Duration;
+
 // What the files call the plugin's crate.
 extern crate self as skeleton;
 
@@ -31,7 +33,7 @@ async fn who_refuses_again_and_again_is_not_told_any_more() {
     let (good, bad) = ("192.0.2.1:6881", "192.0.2.2:6881");
     let plugin = build(&conformance::island(), &settings("peers", &format!("{good} {bad}"))).unwrap();
     let link = Magnet::parse(&format!("magnet:?xt=urn:btih:{}", "01".repeat(20))).unwrap();
-    let (progress, watched) = watch::channel(Progress { wanted: 5, ..Progress::default() });
+    let (progress, watched) = watch::channel(Progress::default());
     let (events, received) = mpsc::channel(8);
     let me = Me { peer_id: PeerId([1; 20]), port: 6881, key: 1 };
     let info = SwarmInfo::new(link.info_hashes);
@@ -45,6 +47,9 @@ async fn who_refuses_again_and_again_is_not_told_any_more() {
         let outcome = PeerOutcome { addr: bad.parse().unwrap(), fate };
         events.send(SwarmEvent::Outcome(outcome)).await.unwrap();
     };
+    assert!(tokio::time::timeout(Duration::from_secs(15), told()).await.is_err(), "nobody is wanted yet");
+    progress.send_modify(|progress| progress.wanted = 5);
+    assert!(tokio::time::timeout(Duration::from_secs(1), told()).await.is_ok(), "and then they are told at once");
     for fate in [PeerFate::Refused, PeerFate::Refused, PeerFate::Handshaken, PeerFate::Refused, PeerFate::Refused] {
         assert_eq!(told().await.len(), 2);
         happens(fate).await;

@@ -8,10 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use castanet_core::seams::means::LARGEST_PAGE;
 use castanet_core::seams::means::Notebook;
 
-/// The largest page in bytes, written or read.
-pub const LARGEST_PAGE: usize = 1024 * 1024;
 /// The longest name of a page.
 const LONGEST_NAME: usize = 64;
 

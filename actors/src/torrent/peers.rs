@@ -8,7 +8,7 @@ use castanet_protocol::{
     extension::Extension,
     metadata::Given,
     peer::{PeerConfig, PeerTiming, first_credit},
-    swarm::{CloseKind, DialFailure, Opened, Verdict},
+    swarm::{CloseKind, DialFailure, Feedback, Opened, Verdict},
     unchoke::PeerView,
 };
 
@@ -269,11 +269,11 @@ impl Torrent {
         }
     }
 
-    /// Tells plugins what became of their peers.
+    /// Tells plugins what became of their peers, and of all peers those who overhear it.
     pub(super) fn feed_back(&mut self) {
-        while let Some(feedback) = self.swarm.poll_feedback() {
-            if let Some(plugin) = self.plugins.iter().find(|plugin| plugin.plugin == feedback.plugin) {
-                tell(&plugin.fared, PeersFared { torrent: self.id, outcomes: vec![feedback.outcome] });
+        while let Some(Feedback { plugins, outcome }) = self.swarm.poll_feedback() {
+            for started in self.plugins.iter().filter(|it| plugins.contains(&it.plugin) || it.seam.overhears()) {
+                tell(&started.fared, PeersFared { torrent: self.id, outcomes: vec![outcome.clone()] });
             }
         }
     }

@@ -49,6 +49,10 @@ pub trait Discovery: fmt::Debug + Send + Sync + 'static {
     fn extension(&self) -> Option<&'static str> {
         None
     }
+    /// Does it hear what became of every peer, not only of those that it named? For who learns from what others found.
+    fn overhears(&self) -> bool {
+        false
+    }
     /// The UDP port of its DHT node, for peers to be told (BEP 5); `None` while there is none.
     fn dht_port(&self) -> Option<u16> {
         None
@@ -205,7 +209,8 @@ pub enum SwarmEvent {
     TrackersAdded(Vec<String>),
     /// Our interface, address or port is another one: what was said about them must be said again.
     NetworkChanged,
-    /// What became of a peer that this plugin found.
+    /// What became of a peer that this plugin found, or, if it [overhears](Discovery::overhears), of any whose address is
+    /// known.
     Outcome(PeerOutcome),
 }
 

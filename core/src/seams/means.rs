@@ -50,14 +50,19 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// The largest page of a [`Notebook`] in bytes.
+pub const LARGEST_PAGE: usize = 1024 * 1024;
+
 /// What plugins remember between two runs, a page for each.
 pub trait Notebook: fmt::Debug + Send + Sync + 'static {
-    /// What was written under this name, if anything was. Names are plugins' names.
+    /// What was written under this name, if anything was. Names are plugins' names: letters, digits, `-` and `_`.
+    /// It may be damaged, or have been written by another version: check it.
     ///
     /// # Errors
     /// If it cannot be read.
     fn read(&self, page: &str) -> io::Result<Option<Vec<u8>>>;
-    /// Replaces what was written under this name, whole or not at all.
+    /// Replaces what was written under this name, whole or not at all, by at most [`LARGEST_PAGE`] bytes. It may take as
+    /// long as a disk does, so write seldom.
     ///
     /// # Errors
     /// If it cannot be written; what was there before is still there then.
@@ -73,6 +78,9 @@ impl Notebook for Scratchpad {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(page).cloned())
     }
     fn write(&self, page: &str, text: &[u8]) -> io::Result<()> {
+        if text.len() > LARGEST_PAGE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {LARGEST_PAGE} bytes")));
+        }
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(page.to_owned(), text.to_vec());
         Ok(())
     }
@@ -158,6 +166,14 @@ mod tests {
         async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
             Err(ResolveError { host: host.to_owned(), reason: "no such name".to_owned() })
         }
+    }
+
+    #[test]
+    fn a_page_that_is_too_large_for_a_disk_is_too_large_for_memory() {
+        let pad = Scratchpad::default();
+        pad.write("page", &vec![0; LARGEST_PAGE]).unwrap();
+        assert!(pad.write("page", &vec![1; LARGEST_PAGE + 1]).is_err());
+        assert_eq!(pad.read("page").unwrap(), Some(vec![0; LARGEST_PAGE]), "what was there is still there");
     }
 
     #[test]

@@ -156,11 +156,11 @@ pub enum CloseKind {
     NetworkGone,
 }
 
-/// What became of a plugin's peer.
+/// What became of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feedback {
-    /// Who found the peer.
-    pub plugin: PluginName,
+    /// Who found the peer; nobody, if it came by itself.
+    pub plugins: BTreeSet<PluginName>,
     /// What became of it.
     pub outcome: PeerOutcome,
 }
@@ -302,16 +302,14 @@ impl Swarm {
         self.worth.worth()
     }
 
-    /// Tells every plugin that found `addr`.
+    /// Tells what became of the peer at `addr`.
     fn report(&mut self, addr: SocketAddr, fate: PeerFate) {
         self.worth.fared(addr, self.candidates.sources(addr), fate);
-        let plugins: BTreeSet<PluginName> = self.provenance(addr).iter().map(|source| source.plugin.clone()).collect();
-        for plugin in plugins {
-            if self.feedback.len() == MOST_FEEDBACK {
-                self.feedback.pop_front();
-            }
-            self.feedback.push_back(Feedback { plugin, outcome: PeerOutcome { addr, fate } });
+        let plugins = self.provenance(addr).iter().map(|source| source.plugin.clone()).collect();
+        if self.feedback.len() == MOST_FEEDBACK {
+            self.feedback.pop_front();
         }
+        self.feedback.push_back(Feedback { plugins, outcome: PeerOutcome { addr, fate } });
     }
 
     /// Bans whoever is at `addr`: the IP address, but on loopback only this port. Open connections stay until they

@@ -54,7 +54,8 @@ fn open(swarm: &mut Swarm, key: u64, addr: SocketAddr, inbound: bool) -> Verdict
 }
 
 fn fates(swarm: &mut Swarm) -> Vec<(String, PeerFate)> {
-    std::iter::from_fn(|| swarm.poll_feedback()).map(|f| (f.plugin.to_string(), f.outcome.fate)).collect()
+    let each = |f: Feedback| f.plugins.into_iter().map(move |plugin| (plugin.to_string(), f.outcome.fate));
+    std::iter::from_fn(|| swarm.poll_feedback()).flat_map(each).collect()
 }
 
 #[test]
@@ -184,6 +185,9 @@ fn who_says_where_it_listens_can_be_found_again() {
     swarm.check_invariants();
     assert_eq!(swarm.next_dial(at(2)), None, "it is connected");
     swarm.gave(PeerKey(1), 16384, at(3));
+    let outcome = PeerOutcome { addr: nth(1), fate: PeerFate::Gave(16384) };
+    let feedback = Feedback { plugins: [plugin(INCOMING)].into(), outcome };
+    assert_eq!(swarm.poll_feedback(), Some(feedback), "for plugins that overhear");
     swarm.closed(PeerKey(1), CloseKind::Lost, at(4));
     assert_eq!(swarm.next_dial(at(9)), Some(Dial { addr: nth(1), attempt: 1 }), "soon, for it was of use");
 }

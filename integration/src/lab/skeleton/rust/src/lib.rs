@@ -11,7 +11,7 @@ use castanet::{
     seams::{discovery::*, means::Means},
 };
 use futures_util::stream::unfold;
-use tokio::time::{Interval, interval};
+use tokio::time::{Instant, sleep_until};
 
 /// The name under which it is registered.
 pub const NAME: &str = "skeleton";
@@ -52,27 +52,35 @@ impl Discovery for Plugin {
     }
     /// Each torrent has a copy of its own. The stream is all the work: the engine drops it to stop it.
     async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
-        Ok(Box::pin(unfold((self.clone(), swarm, interval(PAUSE)), async |(mut plugin, mut swarm, mut beat)| {
-            let peers = plugin.next(&mut swarm, &mut beat).await?;
-            Some((Ok(Found::Peers(peers)), (plugin, swarm, beat)))
+        Ok(Box::pin(unfold((self.clone(), swarm, Instant::now()), async |(mut plugin, mut swarm, mut due)| {
+            let peers = plugin.next(&mut swarm, &mut due).await?;
+            Some((Ok(Found::Peers(peers)), (plugin, swarm, due)))
         })))
     }
 }
 
 impl Plugin {
     /// The next few peers; `None` once the torrent is gone.
-    async fn next(&mut self, swarm: &mut Swarm, beat: &mut Interval) -> Option<Vec<PeerCandidate>> {
+    async fn next(&mut self, swarm: &mut Swarm, due: &mut Instant) -> Option<Vec<PeerCandidate>> {
+        let Swarm { progress, events, .. } = swarm;
         loop {
+            // Nobody is wanted at first, while files are checked. Errors mean that the torrent is gone.
+            let turn = async {
+                sleep_until(*due).await;
+                progress.wait_for(|progress| progress.wanted > 0).await.ok()?;
+                progress.has_changed().ok()
+            };
             // Without `biased` tokio has dice of its own here.
             tokio::select! {
                 biased;
-                Some(SwarmEvent::Outcome(outcome)) = swarm.events.recv() => self.learn(&outcome),
-                _ = beat.tick() => {
-                    swarm.progress.has_changed().ok()?;
+                Some(event) = events.recv() => self.learn(&event),
+                is_there = turn => {
+                    is_there?;
+                    *due = Instant::now() + PAUSE;
                     let willing = self.known.iter().filter(|(_, refusals)| **refusals < ENOUGH).map(|(addr, _)| *addr);
                     let few = self.dice.choose_multiple(willing, FEW).into_iter();
                     let candidate = |addr| PeerCandidate { addr, peer_id: None, instance: NAME.into() };
-                    if swarm.progress.borrow().wanted > 0 && few.len() > 0 {
+                    if few.len() > 0 {
                         return Some(few.map(candidate).collect());
                     }
                 }
@@ -80,7 +88,9 @@ impl Plugin {
         }
     }
 
-    fn learn(&mut self, outcome: &PeerOutcome) {
+    /// Of what became of those that it named: `overhears` (a method of `Discovery`) would bring the others, too.
+    fn learn(&mut self, event: &SwarmEvent) {
+        let SwarmEvent::Outcome(outcome) = event else { return };
         match (self.known.get_mut(&outcome.addr), outcome.fate) {
             (Some(refusals), PeerFate::Refused) => *refusals += 1,
             (Some(refusals), PeerFate::Handshaken) => *refusals = 0,
