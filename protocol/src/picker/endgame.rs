@@ -12,7 +12,7 @@ use castanet_core::{BlockRef, PeerKey, PieceIndex};
 use super::{Picker, peers::Peer, priority::LEVELS};
 
 /// A peer so many times as slow as another does not keep it waiting.
-const MUCH_SLOWER: u64 = 2;
+pub(super) const MUCH_SLOWER: u64 = 2;
 /// So often a peer asks in vain before those are copied that may be on their way.
 const PATIENCE: u8 = 3;
 

@@ -2,7 +2,7 @@
 
 use castanet_core::{BlockRef, PeerKey, PieceIndex};
 
-use super::{MOST_PARTIALS, Picker, priority::LEVELS};
+use super::{MOST_PARTIALS, Picker, endgame::MUCH_SLOWER, priority::LEVELS};
 
 /// Where the next blocks for a peer come from.
 enum Choice {
@@ -30,10 +30,15 @@ impl Picker {
             match self.choose(peer, fast) {
                 Some(Choice::First(piece)) => self.take(peer, piece, room, out),
                 Some(Choice::Last(piece)) => {
-                    // Half of what is free: the rest is left to the owner, which may well be faster.
-                    let free = self.in_flight.get(piece).map_or(0, |partial| partial.free as usize);
-                    self.take_last(peer, piece, room.min(free.div_ceil(2)), out);
-                    return;
+                    let Some((free, owner)) = self.in_flight.get(piece).map(|it| (it.free as usize, it.owner)) else {
+                        return;
+                    };
+                    // Half of what is free is left to the owner, unless it is much slower.
+                    let owner = owner.and_then(|owner| self.peers.get(&owner)).map_or(0, |owner| owner.rate);
+                    if owner.saturating_mul(MUCH_SLOWER) > rate {
+                        return self.take_last(peer, piece, room.min(free.div_ceil(2)), out);
+                    }
+                    self.take_last(peer, piece, room, out);
                 }
                 None => return self.pick_copies(peer, full - out.len(), out),
             }
