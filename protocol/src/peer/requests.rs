@@ -12,7 +12,7 @@ use castanet_core::{BLOCK_LENGTH, BlockRef, Moment};
 pub const MOST_REQUESTS: usize = 2000;
 /// Requests under way at first. 4: it doubles every round trip, and sixteen with each of ten slow peers were a small torrent.
 pub const FIRST_CREDIT: usize = 4;
-/// Requests under way with a slow peer: one that is being sent and one that waits.
+/// Requests under way with a slow peer: one that is being sent, one that waits, and one that waits behind what we send.
 pub const LEAST_CREDIT: usize = 3;
 /// What a remote is taken to hold until it says otherwise; the customary default of `reqq`.
 const USUAL_QUEUE: usize = 250;

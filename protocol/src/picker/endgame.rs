@@ -11,8 +11,6 @@ use castanet_core::{BlockRef, PeerKey, PieceIndex};
 
 use super::{Picker, peers::Peer, priority::LEVELS};
 
-/// A peer so many times as slow as another does not keep it waiting.
-pub(super) const MUCH_SLOWER: u64 = 2;
 /// So often a peer asks in vain before those are copied that may be on their way.
 const PATIENCE: u8 = 3;
 
@@ -40,7 +38,7 @@ impl Picker {
         let from = out.len();
         for (_, other) in others {
             let owes = &self.peers[&other];
-            let is_slow = state.is_rate_known && owes.rate.saturating_mul(MUCH_SLOWER) <= state.rate;
+            let is_slow = state.is_much_faster(owes);
             let most = if is_slow { room } else { room.min(usize::from(is_idle)) };
             let queued = owes.asked.len() - usize::from(!is_slow && is_patient);
             for &(piece, at) in owes.asked.iter().rev().take(queued) {

@@ -60,6 +60,9 @@ pub(super) enum Answer {
     Late,
 }
 
+/// A peer that is so many times as slow as another is much slower.
+const MUCH_SLOWER: u64 = 2;
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) held: Held,
@@ -95,6 +98,11 @@ impl Peer {
             late: VecDeque::new(),
             suggestions: Suggestions::default(),
         }
+    }
+
+    /// Is the other so much slower that it does not keep this one waiting? A rate that is only assumed is no proof.
+    pub(super) fn is_much_faster(&self, other: &Self) -> bool {
+        self.is_rate_known && other.rate.saturating_mul(MUCH_SLOWER) <= self.rate
     }
 
     /// Strikes a request off; `false` if there is none such. Cheap when blocks come in the order asked.

@@ -2,7 +2,7 @@
 
 use castanet_core::{BlockRef, PeerKey, PieceIndex};
 
-use super::{MOST_PARTIALS, Picker, endgame::MUCH_SLOWER, priority::LEVELS};
+use super::{MOST_PARTIALS, Picker, priority::LEVELS};
 
 /// Where the next blocks for a peer come from.
 enum Choice {
@@ -34,8 +34,8 @@ impl Picker {
                         return;
                     };
                     // Half of what is free is left to the owner, unless it is much slower.
-                    let owner = owner.and_then(|owner| self.peers.get(&owner)).map_or(0, |owner| owner.rate);
-                    if owner.saturating_mul(MUCH_SLOWER) > rate {
+                    let owner = owner.and_then(|owner| self.peers.get(&owner));
+                    if !owner.is_some_and(|owner| self.peers[&peer].is_much_faster(owner)) {
                         return self.take_last(peer, piece, room.min(free.div_ceil(2)), out);
                     }
                     self.take_last(peer, piece, room, out);

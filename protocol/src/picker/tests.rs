@@ -150,6 +150,19 @@ fn an_idle_peer_helps_at_the_end_of_an_owned_piece() {
 }
 
 #[test]
+fn a_much_faster_peer_takes_all_that_the_owner_of_a_piece_has_not_asked_for() {
+    for (rate, taken) in [(FAST, 6), (Some(1_999_999), 3), (None, 3)] {
+        let mut p = picker(1, 8);
+        join(&mut p, A, &Haves::All);
+        join(&mut p, B, &Haves::All);
+        assert_eq!(pick(&mut p, A, 2, Some(1_000_000)).len(), 2);
+        let b = slots(&pick(&mut p, B, 6, rate));
+        assert_eq!(b.len(), taken, "{rate:?}: {b:?}");
+        assert!(b.iter().all(|(_, block)| *block >= 2), "what is on its way is left alone");
+    }
+}
+
+#[test]
 fn the_last_block_may_be_short() {
     let geometry = Geometry::new(u64::from(BLOCK_LENGTH) * 3 + 5, BLOCK_LENGTH * 2).unwrap();
     let mut p = Picker::with_config(geometry, Bitfield::new(2), 1, config());
