@@ -3,7 +3,7 @@
 mod sockets;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -165,6 +165,10 @@ impl Watched {
     async fn watch(&mut self, seconds: u64) {
         self.until(seconds, |_| false).await;
     }
+    fn peers(&self) -> BTreeSet<SocketAddr> {
+        let peers = |found: &Found| if let Found::Peers(peers) = found { peers.clone() } else { Vec::new() };
+        self.seen.iter().flat_map(peers).map(|peer| peer.addr).collect()
+    }
     fn conditions(&self) -> Vec<&str> {
         let mut conditions = Vec::new();
         for found in &self.seen {
@@ -201,7 +205,7 @@ async fn two_torrents_find_each_other_by_the_dht_alone() {
     assert!(first.finds(60, SocketAddr::new(ip(23), PORT)).await, "it looks again, and the other announced itself");
     second.watch(20).await;
     stranger.watch(60).await;
-    assert!(!stranger.seen.iter().any(|found| matches!(found, Found::Peers(_))), "{:?}", stranger.seen);
+    assert!(stranger.peers().is_empty(), "{:?}", stranger.seen);
 
     assert_eq!(second.reached(), [Milestone::NamesResolved, Milestone::Bootstrapped, Milestone::LookedUp]);
     let instances = second.seen.iter().filter_map(|found| match found {
@@ -342,7 +346,7 @@ async fn nobody_is_looked_for_whom_nobody_wants() {
     satisfied.watch(20).await;
     let mut third = hosts[6].discover(&torrent(7, 0)).await;
     assert!(third.finds(5, SocketAddr::new(ip(6), PORT + 1)).await, "{:?}", third.seen);
-    assert!(!satisfied.seen.iter().any(|found| matches!(found, Found::Peers(_))), "{:?}", satisfied.seen);
+    assert!(satisfied.peers().is_empty(), "{:?}", satisfied.seen);
     // It comes back before it is forgotten, and only then.
     let before = hosts[5].sent();
     satisfied.watch(600).await;
@@ -352,9 +356,7 @@ async fn nobody_is_looked_for_whom_nobody_wants() {
     // Who does not listen is not announced.
     third.watch(100).await;
     satisfied.watch(400).await;
-    let all =
-        satisfied.seen.iter().filter_map(|found| if let Found::Peers(peers) = found { Some(peers) } else { None });
-    assert!(all.flatten().all(|peer| peer.addr.ip() != ip(7)));
+    assert!(satisfied.peers().iter().all(|peer| peer.ip() != ip(7)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -376,6 +378,26 @@ async fn the_size_of_the_swarm_counts_seeds_and_leeches() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_seed_looks_for_those_who_lack_something() {
+    let net = Net::new();
+    let hosts = net.hosts(10);
+    sleep(Duration::from_secs(10)).await;
+    let lacks = |left| {
+        let mut torrent = torrent(7, PORT);
+        torrent.progress.left = Some(left);
+        torrent
+    };
+    let mut seed = hosts[4].discover(&lacks(0)).await;
+    seed.watch(5).await;
+    let mut leech = hosts[5].discover(&lacks(1)).await;
+    leech.watch(5).await;
+    let mut other = hosts[6].discover(&lacks(0)).await;
+    other.watch(5).await;
+    assert_eq!(leech.peers(), [SocketAddr::new(ip(5), PORT)].into());
+    assert_eq!(other.peers(), [SocketAddr::new(ip(6), PORT)].into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hybrid_is_looked_up_under_both_hashes() {
     let net = Net::new();
     let hosts = net.hosts(10);
@@ -392,13 +414,7 @@ async fn a_hybrid_is_looked_up_under_both_hashes() {
     new.watch(5).await;
     let mut hybrid = hosts[3].discover(&with(InfoHashes { v1: Some(v1), v2: Some(v2) }, 1003)).await;
     hybrid.watch(5).await;
-    let found: Vec<_> = hybrid
-        .seen
-        .iter()
-        .filter_map(|found| if let Found::Peers(p) = found { Some(p) } else { None })
-        .flatten()
-        .map(|peer| peer.addr.port())
-        .collect();
+    let found: Vec<_> = hybrid.peers().iter().map(SocketAddr::port).collect();
     assert!(found.contains(&1001) && found.contains(&1002), "{found:?}");
     assert!(old.finds(30, SocketAddr::new(ip(4), 1003)).await);
     assert!(new.finds(30, SocketAddr::new(ip(4), 1003)).await);

@@ -173,15 +173,14 @@ impl Work {
     fn start(&mut self, due: Due) -> Round {
         let (info, me) = (&self.swarm.info.info_hashes, &self.swarm.me);
         let seed = self.swarm.progress.borrow().left == Some(0);
-        let announce =
-            due.announce.then(|| AnnounceAs { port: Some(me.port), mapped: self.node.means.mapped_port(), seed });
+        let announce = due.announce.then(|| AnnounceAs { port: Some(me.port), mapped: self.node.means.mapped_port() });
         let truncated = info.v2.map(|v2| {
             let mut hash = [0; 20];
             hash.copy_from_slice(&v2.0[..20]);
             hash
         });
         let hashes = info.v1.map(|v1| v1.0).into_iter().chain(truncated);
-        let look_ups = hashes.map(|info_hash| LookUp { info_hash, announce, scrape: due.scrape });
+        let look_ups = hashes.map(|info_hash| LookUp { info_hash, announce, seed, scrape: due.scrape });
         let look_ups = self.node.look_up(look_ups);
         Round { look_ups, due, asked: 0, announced: 0, found: 0, size: None, is_cut_short: false }
     }

@@ -162,9 +162,10 @@ impl Peers {
         rng.choose_multiple(fitting.map(|peer| peer.addr), most)
     }
 
-    /// All peers of a swarm that are in the store.
-    pub(super) fn all(&self, info_hash: NodeId) -> Vec<SocketAddr> {
-        self.swarms.get(&info_hash).into_iter().flat_map(|swarm| swarm.peers.values()).map(|peer| peer.addr).collect()
+    /// All peers of a swarm that are in the store; without seeds if `noseed`.
+    pub(super) fn all(&self, info_hash: NodeId, noseed: bool) -> Vec<SocketAddr> {
+        let peers = self.swarms.get(&info_hash).into_iter().flat_map(|swarm| swarm.peers.values());
+        peers.filter(|peer| !(noseed && peer.seed)).map(|peer| peer.addr).collect()
     }
 
     /// Seeds and others of a swarm; `None` if there are none (BEP 33).

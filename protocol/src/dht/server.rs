@@ -188,9 +188,9 @@ impl Server {
         Some(reply)
     }
 
-    /// The peers that were announced to us for a swarm.
-    pub fn peers(&self, info_hash: NodeId) -> Vec<SocketAddr> {
-        self.peers.all(info_hash)
+    /// The peers that were announced to us for a swarm; without seeds if `noseed`.
+    pub fn peers(&self, info_hash: NodeId, noseed: bool) -> Vec<SocketAddr> {
+        self.peers.all(info_hash, noseed)
     }
 
     /// What is stored.

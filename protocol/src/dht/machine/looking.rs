@@ -39,7 +39,7 @@ pub(super) enum Goal {
 impl Goal {
     fn question(&self, target: NodeId) -> Ask {
         match self {
-            Self::Peers(look_up) => Ask::GetPeers { info_hash: target, noseed: false, scrape: look_up.scrape },
+            Self::Peers(look_up) => Ask::GetPeers { info_hash: target, noseed: look_up.seed, scrape: look_up.scrape },
             Self::Get { .. } | Self::Put { .. } => Ask::Get { target, seq: None },
         }
     }
@@ -50,7 +50,7 @@ impl Goal {
                 let us = look_up.announce?;
                 let is_beyond = to.is_ipv4() && !is_local(to.ip());
                 let port = us.mapped.filter(|_| is_beyond).or(us.port);
-                Some(Ask::AnnouncePeer { info_hash: target, port, token, seed: us.seed })
+                Some(Ask::AnnouncePeer { info_hash: target, port, token, seed: look_up.seed })
             }
             Self::Get { .. } => None,
             Self::Put { item, cas } => Some(Ask::Put { token, item: item.clone(), cas: *cas }),
@@ -110,8 +110,8 @@ impl Dht {
                 }
             }
         }
-        if let Goal::Peers(_) = job.goal {
-            self.found_here(id, target);
+        if let Goal::Peers(look_up) = job.goal {
+            self.found_here(id, target, look_up.seed);
         }
         self.jobs.insert(id, job);
         self.finish_if_over(id);
@@ -120,8 +120,8 @@ impl Dht {
     }
 
     /// We are a node as well: peers may have been announced to us, and in a tiny network to nobody else.
-    fn found_here(&mut self, look_up: LookUpId, info_hash: NodeId) {
-        let mut peers = self.server.peers(info_hash);
+    fn found_here(&mut self, look_up: LookUpId, info_hash: NodeId, noseed: bool) {
+        let mut peers = self.server.peers(info_hash, noseed);
         peers.truncate(MOST_PEERS);
         if !peers.is_empty() {
             let from = (Ipv4Addr::UNSPECIFIED, 0).into();

@@ -67,6 +67,8 @@ pub struct LookUp {
     pub info_hash: [u8; 20],
     /// Also tell the nodes nearest to it that we are a peer.
     pub announce: Option<AnnounceAs>,
+    /// We have everything: we are announced as a seed, and ask for no seeds (BEP 33).
+    pub seed: bool,
     /// Also ask how large the swarm is (BEP 33).
     pub scrape: bool,
 }
@@ -78,8 +80,6 @@ pub struct AnnounceAs {
     pub port: Option<u16>,
     /// The port that a router has opened for it, for the nodes that see us by that router's IPv4 address.
     pub mapped: Option<u16>,
-    /// We have everything (BEP 33).
-    pub seed: bool,
 }
 
 /// The name of a look-up. Never used again.

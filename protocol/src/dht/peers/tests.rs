@@ -103,7 +103,7 @@ fn a_large_swarm_keeps_its_newest() {
         assert!(announce(&mut peers, SWARM, v4(n), Moment(n as u64)));
     }
     assert_eq!(peers.counts(), (1, MOST_PEERS_OF_A_SWARM));
-    let all = peers.all(SWARM);
+    let all = peers.all(SWARM, false);
     assert!(!all.contains(&v4(49)) && all.contains(&v4(50)));
     peers.check_invariants();
 }

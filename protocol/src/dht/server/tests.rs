@@ -94,7 +94,7 @@ fn who_announced_is_found_by_its_family() {
     assert_eq!(v4, [addr("1.1.1.1:6881"), addr("1.1.1.2:2")]);
     assert_eq!(world.response(&get_peers(), "[2001:db8::5]:5").values, [addr("[2001:db8::1]:7")]);
     assert_eq!(world.server.counts(), Counts { swarms: 1, peers: 3, items: 0 });
-    assert_eq!(world.server.peers(SWARM).len(), 3);
+    assert_eq!(world.server.peers(SWARM, false).len(), 3);
     let sample = query(Ask::SampleInfohashes { target: SWARM });
     assert_eq!(world.response(&sample, "5.5.5.5:5").samples.unwrap().hashes, [SWARM]);
     world.now = Moment::from_secs(1800);

@@ -17,8 +17,8 @@ use crate::dht::{
 };
 
 const INFO_HASH: [u8; 20] = [0x5a; 20];
-const SWARM: LookUp = LookUp { info_hash: INFO_HASH, announce: None, scrape: false };
-const ANNOUNCE: LookUp = LookUp { announce: Some(AnnounceAs { port: Some(1), mapped: None, seed: false }), ..SWARM };
+const SWARM: LookUp = LookUp { info_hash: INFO_HASH, announce: None, seed: false, scrape: false };
+const ANNOUNCE: LookUp = LookUp { announce: Some(AnnounceAs { port: Some(1), mapped: None }), ..SWARM };
 
 /// A node that answers every question with what `answer` makes.
 fn liar(id: NodeId, addr: SocketAddr, answer: impl Fn(&Query) -> Response + 'static) -> Strange {

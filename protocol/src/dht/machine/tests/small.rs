@@ -10,8 +10,8 @@ use crate::dht::{
     external::fits,
 };
 
-const SWARM: LookUp = LookUp { info_hash: [7; 20], announce: None, scrape: false };
-const ANNOUNCE: LookUp = LookUp { announce: Some(AnnounceAs { port: Some(6881), mapped: None, seed: true }), ..SWARM };
+const SWARM: LookUp = LookUp { info_hash: [7; 20], announce: None, seed: false, scrape: false };
+const ANNOUNCE: LookUp = LookUp { announce: Some(AnnounceAs { port: Some(6881), mapped: None }), ..SWARM };
 
 fn local(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
@@ -56,7 +56,26 @@ fn thirty_nodes_on_one_address_find_each_other_and_each_others_peers() {
         DhtOutput::Finished { swarm, .. } => *swarm,
         _ => None,
     });
-    assert_eq!(swarm.map(|swarm| (swarm.seeds, swarm.downloaders)), Some((1, 0)));
+    assert_eq!(swarm.map(|swarm| (swarm.seeds, swarm.downloaders)), Some((0, 1)));
+}
+
+#[test]
+fn who_has_everything_finds_no_seeds() {
+    let mut net = village(30);
+    let peer = |port, seed| LookUp { announce: Some(AnnounceAs { port: Some(port), mapped: None }), seed, ..SWARM };
+    // All are nodes as well: the first seed may itself be one of those that keep who was announced.
+    for (at, port, seed) in [(3, 1, true), (4, 2, false), (5, 3, true)] {
+        look_up(&mut net, at, peer(port, seed));
+    }
+    for at in 0..30 {
+        let both = |seed| {
+            let mut found = look_up(&mut net, at, LookUp { seed, ..SWARM }).peers;
+            found.sort_unstable();
+            found.dedup();
+            found
+        };
+        assert_eq!([true, false].map(both), [vec![local(2)], vec![local(1), local(2), local(3)]], "node {at}");
+    }
 }
 
 #[test]

@@ -28,9 +28,10 @@ fn a_thousand_nodes_find_peers_in_half_a_second() {
     let swarms: Vec<[u8; 20]> = (0..SWARMS).map(|_| std::array::from_fn(|_| net.rng.u8(..))).collect();
     for info_hash in &swarms {
         let at = net.rng.usize(0..NODES);
-        let announce = Some(AnnounceAs { port: Some(6881), mapped: None, seed: false });
-        let id =
-            net.with(at, |dht, now| dht.find_peers(LookUp { info_hash: *info_hash, announce, scrape: false }, now));
+        let announce = Some(AnnounceAs { port: Some(6881), mapped: None });
+        let id = net.with(at, |dht, now| {
+            dht.find_peers(LookUp { info_hash: *info_hash, announce, seed: false, scrape: false }, now)
+        });
         net.run_until(net.now + Duration::from_secs(20), |net| net.is_over(at, id));
         assert!(net.outcome(at, id).announced >= 4, "seed {seed}: {:?}", net.outcome(at, id));
     }
@@ -45,7 +46,7 @@ fn a_thousand_nodes_find_peers_in_half_a_second() {
     let mut begun = Vec::new();
     for n in 0..LOOK_UPS {
         let (at, info_hash) = (order[DYING + n], swarms[n % SWARMS]);
-        let look_up = LookUp { info_hash, announce: None, scrape: false };
+        let look_up = LookUp { info_hash, announce: None, seed: false, scrape: false };
         begun.push((at, net.now, net.with(at, |dht, now| dht.find_peers(look_up, now))));
         net.run(Duration::from_millis(50));
     }
