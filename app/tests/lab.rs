@@ -242,6 +242,46 @@ fn a_new_plugin_works_as_it_is_written_and_replays() {
     assert!(one.len() > 1000 && one == again, "a program that keeps to what it is told replays");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_program_hears_of_peers_that_others_named_if_it_says_so() {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    file(
+        "spy.py",
+        r#"
+import json, sys
+say = lambda **message: print(json.dumps(message), flush=True)
+say(type="hello", version=1, overhears=sys.argv[1] == "yes")
+for message in map(json.loads, sys.stdin):
+    match message["type"]:
+        case "outcomes":
+            for peer in message["peers"]:
+                open("heard-" + sys.argv[1], "a").write(peer["fate"] + "\n")
+        case "sync":
+            say(type="synced", id=message["id"])
+        case "stop":
+            break
+"#,
+    );
+    for (says, hears) in [("yes", true), ("no", false)] {
+        let scenario = format!(
+            "about = \"Who hears what?\"\nfor = \"1m\"\nplugins = [\"fixed\"]\n[torrent]\npieces = 4\n\
+             [[program]]\nname = \"spy\"\ncommand = \"python3 spy.py {says}\"\n\
+             [[peers]]\nname = \"seed\"\nseed = true\n\
+             [[peers]]\nname = \"leech\"\nknows = [\"seed\"]\nplugins = [\"fixed\", \"spy\"]\n"
+        );
+        let (code, _, errors) = lab(&[file("spy.toml", &scenario).to_str().unwrap()]);
+        assert_eq!((code, errors.as_str()), (Some(0), ""));
+        let heard = fs::read_to_string(folder.path().join(format!("heard-{says}"))).unwrap_or_default();
+        assert_eq!(heard.contains("gave"), hears, "{says}: {heard}");
+        assert_eq!(heard.is_empty(), !hears, "{says}: {heard}");
+    }
+}
+
 /// What is in the files is compiled and run by integration/tests/skeleton.rs: here Cargo only puts the project together.
 #[test]
 fn a_new_plugin_in_rust_is_a_project_with_castanets_versions() {

@@ -99,8 +99,10 @@ impl<'a> Talk<'a> {
                 Err(talk.explain("it ended before its hello"))
             }
             Ok(Some(line)) => match read(line, means) {
-                Ok(Said::Hello(VERSION)) => Ok(talk),
-                Ok(Said::Hello(version)) => Err(format!("it speaks version {version} of the protocol, not {VERSION}")),
+                Ok(Said::Hello { version: VERSION, .. }) => Ok(talk),
+                Ok(Said::Hello { version, .. }) => {
+                    Err(format!("it speaks version {version} of the protocol, not {VERSION}"))
+                }
                 Ok(_) => Err("its first line is no hello".into()),
                 Err(what) => Err(format!("its first line is no hello: {what}")),
             },

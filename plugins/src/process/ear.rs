@@ -1,6 +1,6 @@
 //! What a program said, passed on to the torrents: the same however its lines came.
 
-use std::mem::replace;
+use std::{mem::replace, sync::atomic::Ordering};
 
 use super::{
     End, Shared,
@@ -24,7 +24,9 @@ impl<'a> Ear<'a> {
     /// Believes what can be believed of it. An error means that the program has to end.
     pub(super) async fn hear(&mut self, said: Result<Said, String>) -> Result<(), End> {
         if !replace(&mut self.greeted, true) {
-            return greeting(said);
+            let overhears = greeting(said)?;
+            self.shared.overhears.store(overhears, Ordering::Relaxed);
+            return Ok(());
         }
         let shared = self.shared;
         match said {
@@ -34,7 +36,7 @@ impl<'a> Ear<'a> {
                     shared.find(torrent, find.map_err(|complaint| complaint.of(&shared.name))).await;
                 }
             }
-            Ok(Said::Hello(_) | Said::Synced(..) | Said::Unknown) => {}
+            Ok(Said::Hello { .. } | Said::Synced(..) | Said::Unknown) => {}
             Err(what) => {
                 self.bad += 1;
                 if self.bad > MOST_BAD_LINES {
@@ -47,12 +49,14 @@ impl<'a> Ear<'a> {
     }
 }
 
-/// Its first line must be its hello.
-fn greeting(said: Result<Said, String>) -> Result<(), End> {
+/// Its first line must be its hello. Does it overhear?
+fn greeting(said: Result<Said, String>) -> Result<bool, End> {
     let failed = |text| Err(End::Failed(text));
     match said {
-        Ok(Said::Hello(VERSION)) => Ok(()),
-        Ok(Said::Hello(other)) => failed(format!("it speaks version {other} of the plugin protocol, not {VERSION}")),
+        Ok(Said::Hello { version: VERSION, overhears }) => Ok(overhears),
+        Ok(Said::Hello { version, .. }) => {
+            failed(format!("it speaks version {version} of the plugin protocol, not {VERSION}"))
+        }
         Ok(Said::Bye) => Err(End::Bye),
         Ok(_) => failed("its first line is no hello".into()),
         Err(what) => failed(format!("its first line is no hello: {what}")),

@@ -43,7 +43,7 @@ pub(crate) enum Told<'a> {
     Trackers { torrent: u64, trackers: &'a [String] },
     /// The download is complete.
     Completed { torrent: u64 },
-    /// What became of peers that the program found.
+    /// What became of peers: of those that the program found, or of all.
     Outcomes { torrent: u64, peers: Vec<Outcome> },
     /// Our address or port is another one.
     NetworkChanged { torrent: u64 },
@@ -144,8 +144,8 @@ impl Outcome {
 /// What a program said, checked.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Said {
-    /// It is there, and speaks this version.
-    Hello(u32),
+    /// It is there, speaks this version, and wants to hear what became of every peer, or of its own alone.
+    Hello { version: u32, overhears: bool },
     /// This is for the stream of one torrent, or of all of them.
     Finds(Option<u64>, Vec<Find>),
     /// It has said all there is to say at the time of this `sync`, and wants to be woken by another after so long.
@@ -184,6 +184,8 @@ impl Complaint {
 enum Raw {
     Hello {
         version: u32,
+        #[serde(default)]
+        overhears: bool,
     },
     Peers {
         torrent: u64,
@@ -228,7 +230,7 @@ enum RawPeer {
 pub(crate) fn read(line: &[u8], plugin: &Arc<str>, now: Moment) -> Result<Said, String> {
     let raw: Raw = serde_json::from_slice(line).map_err(|error| format!("{error} in the line {}", plain(line)))?;
     Ok(match raw {
-        Raw::Hello { version } => Said::Hello(version),
+        Raw::Hello { version, overhears } => Said::Hello { version, overhears },
         Raw::Bye => Said::Bye,
         Raw::Unknown => Said::Unknown,
         Raw::Peers { torrent, peers } => Said::Finds(Some(torrent), found(peers, plugin)),
@@ -348,7 +350,8 @@ mod tests {
         let one = |find| Said::Finds(None, vec![find]);
         let idle = |retry_at| Said::Finds(Some(1), vec![Ok(Found::Idle { retry_at })]);
         let cases = [
-            (r#"{"type":"hello","version":1,"name":"friends"}"#, Said::Hello(1)),
+            (r#"{"type":"hello","version":1,"name":"friends"}"#, Said::Hello { version: 1, overhears: false }),
+            (r#"{"type":"hello","version":1,"overhears":true}"#, Said::Hello { version: 1, overhears: true }),
             (r#"{"type":"notice","text":"a\tb"}"#, one(Ok(Found::Notice("a\\tb".into())))),
             (r#"{"type":"condition","text":"5 friends"}"#, one(Ok(Found::Condition("5 friends".into())))),
             (r#"{"type":"error","text":"no file"}"#, one(Err(Complaint::Said("no file".into())))),
@@ -394,7 +397,7 @@ mod tests {
         #[test]
         fn no_fields_make_it_panic(
             kind in "hello|peers|trackers|notice|condition|error|idle|synced|bye|x",
-            field in "torrent|peers|text|retry_in|version|trackers|id|wake_in",
+            field in "torrent|peers|text|retry_in|version|overhears|trackers|id|wake_in",
             value in r#"-?[0-9]{1,30}|"[a-z0-9:.\[\]é]{0,30}"|null|\[[0-9,]{0,9}\]|\{\}|1e999"#,
         ) {
             let _ = read(format!(r#"{{"type":"{kind}","torrent":1,"{field}":{value}}}"#).as_bytes(), &"f".into(), Moment::NEVER);

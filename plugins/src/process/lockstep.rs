@@ -97,7 +97,8 @@ impl Shared {
             }
             // After a good-bye or a bad first line there is nothing to wait for: the ear knows what to say to it.
             let greets = id == 0 && said.is_empty();
-            let over = matches!(heard, Ok(Said::Bye)) || greets && !matches!(heard, Ok(Said::Hello(VERSION)));
+            let over =
+                matches!(heard, Ok(Said::Bye)) || greets && !matches!(heard, Ok(Said::Hello { version: VERSION, .. }));
             said.push(heard);
             if over {
                 break Ok(None);

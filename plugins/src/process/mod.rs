@@ -22,7 +22,10 @@ mod tests;
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,6 +86,7 @@ pub fn build(means: &Means, settings: &Settings) -> Result<Arc<dyn Discovery>, D
         outbox: Mutex::default(),
         untold: Notify::new(),
         phase: watch::Sender::new(Phase::Idle),
+        overhears: AtomicBool::new(false),
     };
     Ok(Arc::new(Process { shared: Arc::new(shared), private }))
 }
@@ -132,6 +136,8 @@ struct Shared {
     /// The outbox has something new.
     untold: Notify,
     phase: watch::Sender<Phase>,
+    /// The program that runs said so in its hello.
+    overhears: AtomicBool,
 }
 
 /// Where the plugin as a whole is.
@@ -181,6 +187,9 @@ impl Discovery for Process {
     }
     fn serves(&self, swarm: &SwarmInfo) -> bool {
         self.private || !swarm.private
+    }
+    fn overhears(&self) -> bool {
+        self.shared.overhears.load(Ordering::Relaxed)
     }
     async fn discover(&self, swarm: Swarm) -> Result<FoundStream, DiscoveryError> {
         let Swarm { info, me, mut progress, mut events, gossip: _ } = swarm;

@@ -216,6 +216,29 @@ async fn a_few_bad_lines_are_forgiven_and_many_are_not() {
 }
 
 #[tokio::test]
+async fn each_program_says_for_itself_whether_it_overhears() {
+    let folder = TempDir::new().unwrap();
+    // The first one does, the next does not.
+    let script = format!(
+        r#"mkdir {} 2>/dev/null && it=true || it=false; echo '{{"type":"hello","version":1,"overhears":'$it'}}';
+            while read line; do case $line in *watch*) echo '{{"type":"peers","torrent":0,"peers":["127.0.0.1:7"]}}';;
+            *completed*) exit;; esac; done"#,
+        folder.path().join("been").display()
+    );
+    let plugin = plugin(&script);
+    working(&plugin, async {
+        assert!(!plugin.overhears(), "nobody has said so");
+        let (mut stream, engine) = watch(&plugin).await;
+        for overhears in [true, false] {
+            assert_eq!(peers(&mut stream).await, ["127.0.0.1:7"]);
+            assert_eq!(plugin.overhears(), overhears);
+            engine.events.try_send(SwarmEvent::Completed).unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_next_program_is_told_of_every_torrent() {
     // Each program tells one peer when it hears of torrent 1, and ends.
     let script = format!(

@@ -29,7 +29,7 @@ def main():
             case "progress" if torrent:
                 torrent["wanted"] = message["wanted"]
             case "outcomes":
-                pass  # what became of your peers: connected, refused, gave so many bytes. Learn from it
+                pass  # what became of your peers (of all: overhears=True in hello): refused, gave so many bytes
             case "unwatch":
                 torrents.pop(message["torrent"], None)
             case "sync":  # in the lab time stands until this is answered
