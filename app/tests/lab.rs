@@ -108,6 +108,7 @@ fn mistakes_are_told_by_line_and_field() {
         ("nat = \"port-restricted\"", "nat = 5", "line 40, peers[2].nat: a text is expected here"),
         ("loss = 0.01", "loss = true", "line 8, network.loss: a number is expected here"),
         ("seed = true", "seed = \"yes\"", "line 26, peers[0].seed: true or false is expected here"),
+        ("part = [\"near\"]", "part = []", "line 61, fault[1].part: it names no group"),
         ("part = [\"near\"]", "part = \"near\"", "line 63, fault[1].part: a list is expected here"),
         ("plugins =", "torrent = 5\nplugins =", "line 3, torrent: a table is expected here"),
         ("plugins =", "program = [5]\nplugins =", "line 3, program[0]: a table is expected here"),
@@ -172,6 +173,9 @@ fn mistakes_are_told_by_line_and_field() {
     let mine = "\n[[program]]\nname = \"mine\"\ncommand = \"./here\"\n[settings.mine]\nprivate = 7\n";
     fs::write(&file, format!("{good}{mine}")).unwrap();
     is_told(&file, mine, "line 74, settings.mine.private: the plugin mine: private is `7`");
+    let mine = mine.replace("private = 7", "lockstep = false");
+    fs::write(&file, format!("{good}{mine}")).unwrap();
+    is_told(&file, &mine, "line 74, settings.mine.lockstep: the lab itself sets this");
     let (code, _, errors) = lab(&[&replay(), "--vary", "peers.nobody.count=1,2"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("peers.nobody.count") && errors.contains("no `nobody`"), "{errors}");
@@ -296,6 +300,7 @@ fn a_new_plugin_in_rust_is_a_project_with_castanets_versions() {
         ("my-friends", &sources.join("core"), "is no folder with Castanet's sources"),
         ("tokio", sources, "is a crate, too"),
         ("2nd", sources, "is a crate, too"),
+        ("async", sources, "is a crate, too"),
     ] {
         let (code, _, errors) = write(name, sources);
         assert!(code == Some(1) && errors.contains(why), "{errors}");

@@ -1,6 +1,7 @@
 //! `castanet lab`: the command, for the program `castanet` and for programs that bring plugins of their own.
 
 use std::{
+    env,
     fs::{self, OpenOptions},
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
@@ -111,7 +112,7 @@ impl Lab {
         // Before the runs, which may take hours.
         self.html.as_deref().map_or(Ok(()), try_to_write).with_context(cannot_write)?;
         let experiment = conduct(&forms, &seeds, jobs, &through)
-            .map_err(|broken| anyhow!("{broken}\nTo see it again: {}", self.replay(file, &broken)))?;
+            .map_err(|broken| anyhow!("{broken}\nTo see it again: {}", self.replay(file, &broken, extra)))?;
         if let Some(page) = &self.html {
             fs::write(page, html::page(&experiment)).with_context(cannot_write)?;
         }
@@ -142,9 +143,11 @@ impl Lab {
     }
 
     /// The command that shows a broken run again, and nothing else.
-    fn replay(&self, file: &Path, broken: &Broken) -> String {
-        let mut words = vec!["castanet".into(), "lab".into(), file.display().to_string()];
-        words.extend(["--seed".into(), broken.seed.to_string()]);
+    fn replay(&self, file: &Path, broken: &Broken, extra: &[Extra]) -> String {
+        // Who has plugins of its own is another program, with the lab's arguments.
+        let own = env::args().next().filter(|_| !extra.is_empty());
+        let mut words = own.map_or_else(|| vec!["castanet".into(), "lab".into()], |own| vec![own]);
+        words.extend([file.display().to_string(), "--seed".into(), broken.seed.to_string()]);
         for Change { field, value } in self.set.iter().chain(&self.variations()[broken.form]) {
             words.extend(["--set".into(), format!("{field}={value}")]);
         }
@@ -234,10 +237,11 @@ knows = ["seed"]
         let vary = ["--vary", "plugins=,fragile", "--vary", "peers.leech.count=1,2"];
         fs::write(&page, "the page before").unwrap();
         let broken = lab(&[&args[..], &vary].concat(), slice::from_ref(&extra)).unwrap_err().to_string();
-        let replay = broken.lines().last().unwrap().strip_prefix("To see it again: castanet ").unwrap();
+        let replay = broken.lines().last().unwrap().strip_prefix("To see it again: ").unwrap();
         let words = shlex::split(replay).unwrap();
         let set = ["--set", "about=Two, who", "--set", "plugins=fragile", "--set", "peers.leech.count=1"];
-        assert_eq!(words, [&["lab", file, "--seed", "5"], &set[..]].concat());
+        let own = env::args().next().unwrap();
+        assert_eq!(words, [&[&own, file, "--seed", "5"], &set[..]].concat());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let again = lab(&words[1..], slice::from_ref(&extra)).unwrap_err().to_string();
         assert!(again.contains("the run with seed 5 broke off"), "{again}");

@@ -28,6 +28,8 @@ const LONGEST: Duration = LONGEST_STORY.saturating_sub(Duration::from_secs(3600)
 const MOST_SYBILS: usize = 255;
 /// The longest label of a host's name.
 const LONGEST_LABEL: usize = 63;
+/// Settings of a program that are no matter of a scenario's `settings`.
+const OF_THE_LAB: [&str; 4] = ["name", "command", "folder", "lockstep"];
 
 type Checked = Result<(), ScenarioError>;
 
@@ -210,7 +212,12 @@ impl<'a> Check<'a> {
             if !self.plugins.contains_key(plugin.as_str()) {
                 return self.flaw(first_place(settings), &format!("settings.{plugin}"), unknown(plugin));
             }
+            let is_program = self.scenario.programs.iter().any(|program| program.name.get_ref() == plugin);
             for (key, value) in settings {
+                if is_program && OF_THE_LAB.contains(&key.as_str()) {
+                    let what = "the lab itself sets this, from what the [[program]] says";
+                    return self.flaw(value.span(), &format!("settings.{plugin}.{key}"), what);
+                }
                 self.check_told(&value.get_ref().0, value.span(), &format!("settings.{plugin}.{key}"))?;
             }
             used.insert(plugin);
@@ -290,7 +297,11 @@ impl<'a> Check<'a> {
             let what = format!("there is no tracker `{}`", name.get_ref());
             return self.flaw(name.span(), &format!("{field}.tracker"), what);
         }
-        self.check_named(fault.part.as_deref().unwrap_or_default(), &format!("{field}.part"))?;
+        let part = format!("{field}.part");
+        if fault.part.as_ref().is_some_and(Vec::is_empty) {
+            return self.flaw(fault.at.span(), &part, "it names no group");
+        }
+        self.check_named(fault.part.as_deref().unwrap_or_default(), &part)?;
         self.check_named(fault.kill.as_slice(), &format!("{field}.kill"))
     }
 }

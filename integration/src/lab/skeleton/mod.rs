@@ -27,6 +27,15 @@ const CASTANET: &str = "castanet";
 const MARK: &str = "#DEPENDENCIES\n";
 /// What the Rust plugin is built with, besides Castanet: as Castanet has it.
 const DEPENDENCIES: [&str; 6] = ["anyhow", "async-trait", "clap", "fastrand", "futures-util", "tokio"];
+/// What no crate can be called: Rust's keywords in small letters, and the crates that are always there.
+#[rustfmt::skip]
+const KEYWORDS: [&str; 56] = [
+    "abstract", "alloc", "as", "async", "await", "become", "box", "break", "const", "continue", "core", "crate", "do",
+    "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro",
+    "match", "mod", "move", "mut", "override", "priv", "proc-macro", "pub", "ref", "return", "self", "static", "std",
+    "struct", "super", "test", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where",
+    "while", "yield",
+];
 
 /// Writes a plugin of this name into a new folder, and says how to go on. It is in Python, or, with a folder that has
 /// Castanet's sources, in Rust.
@@ -90,9 +99,10 @@ struct Workspace {
 
 /// The files of a Cargo project of this name, upon Castanet's sources.
 fn rust(name: &str, sources: &Path) -> Result<Vec<(&'static str, String)>> {
-    let is_taken = DEPENDENCIES.contains(&name) || name.starts_with(CASTANET);
+    let is_taken = DEPENDENCIES.contains(&name) || KEYWORDS.contains(&name) || name.starts_with(CASTANET);
     if is_taken || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-        bail!("a plugin in Rust is a crate, too: `{name}` does not begin with a letter, or is a crate that it uses");
+        let why = "does not begin with a letter, is a word of Rust's, or is a crate that it uses";
+        bail!("a plugin in Rust is a crate, too: `{name}` {why}");
     }
     let shown = sources.display();
     let read = |file: &str| fs::read_to_string(sources.join(file));
