@@ -26,6 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Meter {
     sent_packets: AtomicU64,
     received_packets: AtomicU64,
+    sent_messages: AtomicU64,
+    received_messages: AtomicU64,
     connections: AtomicU64,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -38,11 +40,15 @@ pub struct Cost {
     pub sent_packets: u64,
     /// Datagrams received.
     pub received_packets: u64,
+    /// Messages of its extension (BEP 10) to connected peers.
+    pub sent_messages: u64,
+    /// Messages of its extension from connected peers.
+    pub received_messages: u64,
     /// Connections dialled.
     pub connections: u64,
-    /// Bytes sent, in datagrams and over connections.
+    /// Bytes sent, in datagrams, messages and over connections.
     pub sent_bytes: u64,
-    /// Bytes received, in datagrams and over connections.
+    /// Bytes received, in datagrams, messages and over connections.
     pub received_bytes: u64,
 }
 
@@ -52,6 +58,8 @@ impl Meter {
         Cost {
             sent_packets: self.sent_packets.load(Relaxed),
             received_packets: self.received_packets.load(Relaxed),
+            sent_messages: self.sent_messages.load(Relaxed),
+            received_messages: self.received_messages.load(Relaxed),
             connections: self.connections.load(Relaxed),
             sent_bytes: self.sent_bytes.load(Relaxed),
             received_bytes: self.received_bytes.load(Relaxed),
@@ -65,6 +73,17 @@ impl Meter {
             dialer: Arc::new(MeteredTransport { inner: means.dialer.clone(), meter: self.clone() }),
             ..means.clone()
         }
+    }
+
+    /// A connected peer was told something by an extension.
+    pub fn message_sent(&self, bytes: usize) {
+        self.sent_messages.fetch_add(1, Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+    /// A connected peer said something by an extension.
+    pub fn message_received(&self, bytes: usize) {
+        self.received_messages.fetch_add(1, Relaxed);
+        self.received_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
     fn datagram_sent(&self, bytes: usize) {

@@ -310,7 +310,7 @@ pub struct PluginReport {
     pub worth: Worth,
     /// When it named the first peer, counted from the torrent's start.
     pub first_after: Option<Duration>,
-    /// What it spent, for all torrents of the session together.
+    /// What it spent, for all torrents of the session together; of `holepunch`, for this one.
     pub cost: Cost,
     /// Its own words on how it fares.
     pub condition: Option<String>,

@@ -18,6 +18,7 @@ use crate::{
         peer::SayExtended,
         torrent::{Happening, PluginStarted},
     },
+    metered::Meter,
 };
 
 /// Peers of one find that are looked at; a flood costs its source the rest.
@@ -99,7 +100,10 @@ impl Handler<NeighbourTold> for Torrent {
     type Result = ();
     fn handle(&mut self, NeighbourTold { extension, say }: NeighbourTold, _: &mut Self::Context) {
         if let Some(extension) = Extension::ALL.into_iter().find(|known| known.name() == extension) {
-            self.say_extended(say.remote, extension, say.payload);
+            let spoken = self.plugins.iter().find(|started| started.seam.extension() == Some(extension.name()));
+            if let Some(started) = spoken {
+                self.say_extended(say.remote, extension, say.payload, &started.meter);
+            }
         }
     }
 }
@@ -159,9 +163,10 @@ impl Torrent {
         tell(&started.neighbour, NeighbourHeard { torrent: self.id, heard: Heard::Joined(neighbour) });
     }
 
-    /// Says something by an extension to the peer at the other end of a connection.
-    pub(super) fn say_extended(&self, remote: SocketAddr, extension: Extension, payload: Bytes) {
+    /// Says something by an extension to the peer at the other end of a connection, at somebody's cost.
+    pub(super) fn say_extended(&self, remote: SocketAddr, extension: Extension, payload: Bytes, cost: &Meter) {
         if let Some(connected) = self.peers.values().find(|connected| connected.remote == remote) {
+            cost.message_sent(payload.len());
             tell(&connected.peer.clone().recipient(), SayExtended { extension, payload });
         }
     }
@@ -177,6 +182,7 @@ impl Torrent {
     pub(super) fn gossip_heard(&self, peer: PeerKey, extension: Extension, payload: Bytes) {
         let Some(remote) = self.peers.get(&peer).map(|connected| connected.remote) else { return };
         for started in self.plugins.iter().filter(|started| started.seam.extension() == Some(extension.name())) {
+            started.meter.message_received(payload.len());
             let heard = Heard::Said { remote, payload: payload.clone() };
             tell(&started.neighbour, NeighbourHeard { torrent: self.id, heard });
         }

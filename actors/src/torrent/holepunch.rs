@@ -18,7 +18,7 @@ use super::{Torrent, is_allowed};
 use crate::messages::torrent::Happening;
 
 /// The name under which it is allowed, and its peers are counted.
-const NAME: &str = "holepunch";
+pub(super) const NAME: &str = "holepunch";
 /// The one transport whose first packet opens a NAT for the other side's.
 pub(super) const UTP: &str = "utp";
 
@@ -54,6 +54,7 @@ impl Torrent {
     pub(super) fn holepunch_said(&mut self, peer: PeerKey, payload: &[u8], ctx: &mut Context<Self>) {
         let Some(remote) = self.peers.get(&peer).map(|connected| connected.remote) else { return };
         if self.punches_holes() {
+            self.punching.message_received(payload.len());
             self.holepunch.heard(remote, payload, self.shared.clock.now());
             self.punch(ctx);
         }
@@ -80,6 +81,6 @@ impl Torrent {
     }
 
     fn say_holepunch(&self, to: SocketAddr, message: &Message) {
-        self.say_extended(to, Extension::Holepunch, message.encode().into());
+        self.say_extended(to, Extension::Holepunch, message.encode().into(), &self.punching);
     }
 }

@@ -3,19 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use castanet_core::Moment;
+use castanet_core::{Moment, PluginName};
 use castanet_protocol::{
     diagnosis::{Facts, Slowness, diagnose},
     picker::Survey,
     swarm::{CloseKind, DialFailure, Worth},
 };
 
-use super::Torrent;
+use super::{Torrent, holepunch};
 use crate::messages::{
     pieces::GetSurvey,
     storage::GetDisk,
     torrent::{Happening, Phase, PluginReport, TorrentSnapshot},
 };
+use crate::metered::Cost;
 
 /// What plugins brought and spent is added up anew so often; in between nobody would see a difference.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -90,10 +91,11 @@ impl Torrent {
     fn plugin_reports(&self) -> Arc<[PluginReport]> {
         let mut reports: Vec<PluginReport> =
             self.swarm.worth().into_iter().map(|worth| self.report_on(worth)).collect();
-        for started in &self.plugins {
-            // One that found nobody has cost something all the same.
-            if !reports.iter().any(|report| report.worth.plugin == started.plugin) {
-                reports.push(self.report_on(Worth::nothing(started.plugin.clone())));
+        // One that found nobody has cost something all the same.
+        let punched = (self.punching.read() != Cost::default()).then(|| PluginName::from(holepunch::NAME));
+        for plugin in self.plugins.iter().map(|started| &started.plugin).chain(&punched) {
+            if !reports.iter().any(|report| report.worth.plugin == *plugin) {
+                reports.push(self.report_on(Worth::nothing(plugin.clone())));
             }
         }
         reports.extend(self.worth_of_web_seeds());
@@ -103,9 +105,11 @@ impl Torrent {
 
     pub(super) fn report_on(&self, worth: Worth) -> PluginReport {
         let started = self.plugins.iter().find(|started| started.plugin == worth.plugin);
+        // Introductions are the torrent's own work.
+        let own = || if *worth.plugin.0 == *holepunch::NAME { self.punching.read() } else { Cost::default() };
         PluginReport {
             first_after: worth.first_peer.map(|first| first.since(self.timeline.added())),
-            cost: started.map(|started| started.meter.read()).unwrap_or_default(),
+            cost: started.map_or_else(own, |started| started.meter.read()),
             condition: self.standings.condition(&worth.plugin).map(str::to_owned),
             swarm: self.standings.swarm_size(&worth.plugin),
             worth,

@@ -31,11 +31,13 @@ fn spent(report: &PluginReport) -> u64 {
 
 fn row(report: &PluginReport) -> [String; 8] {
     let (worth, cost) = (&report.worth, &report.cost);
-    let packets = cost.sent_packets + cost.received_packets;
-    let spending = match (packets, spent(report)) {
-        (0, 0) => "nothing".into(),
-        (0, bytes) => human::size(bytes),
-        (packets, bytes) => format!("{} in {}", human::size(bytes), human::count(packets, "packet")),
+    let bytes = human::size(spent(report));
+    // No plugin has both.
+    let spending = match (cost.sent_packets + cost.received_packets, cost.sent_messages + cost.received_messages) {
+        (0, 0) if spent(report) == 0 => "nothing".into(),
+        (0, 0) => bytes,
+        (0, messages) => format!("{bytes} in {}", human::count(messages, "message")),
+        (packets, _) => format!("{bytes} in {}", human::count(packets, "packet")),
     };
     [
         worth.plugin.to_string(),
@@ -67,13 +69,15 @@ mod tests {
             swarm: None,
         };
         assert!(table(&[report("idle", 0, 0)]).is_empty());
-        let lines = table(&[report("dht", 12, 30), report("idle", 0, 0), report("pex", 3, 0), report("lsd", 0, 2)]);
+        let mut pex = report("pex", 3, 0);
+        pex.cost = Cost { received_messages: 1, received_bytes: 20, ..Cost::default() };
+        let lines = table(&[report("dht", 12, 30), report("idle", 0, 0), pex, report("lsd", 0, 2)]);
         assert_eq!(
             lines,
             [
                 "  peers by  found  alone  connected  useful  gave  first after                  spent",
                 "  dht          12      0          0       0   0 B       1.23 s  2.9 KiB in 30 packets",
-                "  pex           3      0          0       0   0 B       1.23 s                nothing",
+                "  pex           3      0          0       0   0 B       1.23 s      20 B in 1 message",
                 "  lsd           0      0          0       0   0 B            -     200 B in 2 packets",
             ]
             .map(|line| line.to_owned())

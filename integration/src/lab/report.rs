@@ -116,7 +116,7 @@ pub struct PluginWorth {
     pub bytes: u64,
     /// Time to the first peer it named.
     pub first: Spread,
-    /// Packets it sent and received.
+    /// Datagrams, and messages of its extension, that it sent and received.
     pub packets: u64,
     /// Bytes in them, or in its streams.
     pub spent: u64,

@@ -148,6 +148,7 @@ impl Story {
             let brought = self.plugins.entry(worth.plugin.to_string()).or_default();
             brought.add(worth);
             brought.packets += cost.sent_packets + cost.received_packets;
+            brought.packets += cost.sent_messages + cost.received_messages;
             brought.spent += cost.sent_bytes + cost.received_bytes;
             brought.first = brought.first.or(*first_after);
         }

@@ -91,6 +91,12 @@ fn two_behind_nats_meet_through_a_third() {
         seconds(2).await;
         let (found, _, useful, bytes) = worth(&leeching, "holepunch");
         assert_eq!((found, useful, bytes), (1, 1, MIB as u64));
+        let state = leeching.state();
+        let cost =
+            |plugin| state.plugins.iter().find(|report| &*report.worth.plugin.0 == plugin).expect("a report").cost;
+        let (pex, punching) = (cost("pex"), cost("holepunch"));
+        assert!(pex.received_messages > 0 && pex.received_bytes > 0, "{pex:?}");
+        assert_eq!((punching.sent_messages, punching.received_messages), (1, 1), "it asks, and is told to dial");
     });
 }
 

@@ -24,8 +24,8 @@ const COLUMNS: &[Column] = &[
     column("First contacts", "seekers whose first peer it named", |worth| Some(worth.first_contacts as f64), count),
     column("Bytes given", "by the peers it named", |worth| Some(worth.bytes as f64), bytes),
     column("First after", "time to the first peer it named, the median seeker", |worth| worth.first.median, seconds),
-    column("Packets", "sent and received", |worth| Some(worth.packets as f64), count),
-    column("Bytes spent", "in its packets and streams", |worth| Some(worth.spent as f64), bytes),
+    column("Packets", "datagrams and extension messages, sent and received", |worth| Some(worth.packets as f64), count),
+    column("Bytes spent", "in them and in its streams", |worth| Some(worth.spent as f64), bytes),
     column("Packets per useful", "packets for each useful peer", per_useful, number),
 ];
 
