@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use castanet_core::{Moment, PluginName};
+use castanet_core::Moment;
 use castanet_protocol::{
     diagnosis::{Facts, Slowness, diagnose},
     picker::Survey,
@@ -11,12 +11,14 @@ use castanet_protocol::{
 };
 
 use super::{Torrent, holepunch};
-use crate::messages::{
-    pieces::GetSurvey,
-    storage::GetDisk,
-    torrent::{Happening, Phase, PluginReport, TorrentSnapshot},
+use crate::{
+    messages::{
+        pieces::GetSurvey,
+        storage::GetDisk,
+        torrent::{Happening, Phase, PluginReport, TorrentSnapshot},
+    },
+    metered::{Cost, Meter},
 };
-use crate::metered::Cost;
 
 /// What plugins brought and spent is added up anew so often; in between nobody would see a difference.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -92,10 +94,9 @@ impl Torrent {
         let mut reports: Vec<PluginReport> =
             self.swarm.worth().into_iter().map(|worth| self.report_on(worth)).collect();
         // One that found nobody has cost something all the same.
-        let punched = (self.punching.read() != Cost::default()).then(|| PluginName::from(holepunch::NAME));
-        for plugin in self.plugins.iter().map(|started| &started.plugin).chain(&punched) {
-            if !reports.iter().any(|report| report.worth.plugin == *plugin) {
-                reports.push(self.report_on(Worth::nothing(plugin.clone())));
+        for (name, _) in self.meters() {
+            if !reports.iter().any(|report| *report.worth.plugin.0 == *name) {
+                reports.push(self.report_on(Worth::nothing(name.into())));
             }
         }
         reports.extend(self.worth_of_web_seeds());
@@ -103,13 +104,17 @@ impl Torrent {
         reports.into()
     }
 
+    /// Who spends something: plugins, and the torrent's own introductions once there were any.
+    fn meters(&self) -> impl Iterator<Item = (&str, &Meter)> {
+        let own = (self.punching.read() != Cost::default()).then_some((holepunch::NAME, &self.punching));
+        self.plugins.iter().map(|started| (&*started.plugin.0, &*started.meter)).chain(own)
+    }
+
     pub(super) fn report_on(&self, worth: Worth) -> PluginReport {
-        let started = self.plugins.iter().find(|started| started.plugin == worth.plugin);
-        // Introductions are the torrent's own work.
-        let own = || if *worth.plugin.0 == *holepunch::NAME { self.punching.read() } else { Cost::default() };
+        let meter = self.meters().find(|(name, _)| *worth.plugin.0 == **name);
         PluginReport {
             first_after: worth.first_peer.map(|first| first.since(self.timeline.added())),
-            cost: started.map_or_else(own, |started| started.meter.read()),
+            cost: meter.map(|(_, meter)| meter.read()).unwrap_or_default(),
             condition: self.standings.condition(&worth.plugin).map(str::to_owned),
             swarm: self.standings.swarm_size(&worth.plugin),
             worth,

@@ -31,13 +31,13 @@ fn spent(report: &PluginReport) -> u64 {
 
 fn row(report: &PluginReport) -> [String; 8] {
     let (worth, cost) = (&report.worth, &report.cost);
-    let bytes = human::size(spent(report));
-    // No plugin has both.
-    let spending = match (cost.sent_packets + cost.received_packets, cost.sent_messages + cost.received_messages) {
-        (0, 0) if spent(report) == 0 => "nothing".into(),
-        (0, 0) => bytes,
-        (0, messages) => format!("{bytes} in {}", human::count(messages, "message")),
-        (packets, _) => format!("{bytes} in {}", human::count(packets, "packet")),
+    let (packets, messages) = (cost.sent_packets + cost.received_packets, cost.sent_messages + cost.received_messages);
+    let counts = [(packets, "packet"), (messages, "message")].into_iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<_> = counts.map(|(count, what)| human::count(count, what)).collect();
+    let spending = match spent(report) {
+        0 if counts.is_empty() => "nothing".into(),
+        bytes if counts.is_empty() => human::size(bytes),
+        bytes => format!("{} in {}", human::size(bytes), counts.join(" and ")),
     };
     [
         worth.plugin.to_string(),

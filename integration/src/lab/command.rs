@@ -145,8 +145,9 @@ impl Lab {
     /// The command that shows a broken run again, and nothing else.
     fn replay(&self, file: &Path, broken: &Broken, extra: &[Extra]) -> String {
         // Who has plugins of its own is another program, with the lab's arguments.
-        let own = env::args().next().filter(|_| !extra.is_empty());
-        let mut words = own.map_or_else(|| vec!["castanet".into(), "lab".into()], |own| vec![own]);
+        let own = env::args_os().next().filter(|_| !extra.is_empty());
+        let own = own.map(|own| vec![own.to_string_lossy().into_owned()]);
+        let mut words = own.unwrap_or_else(|| vec!["castanet".into(), "lab".into()]);
         words.extend([file.display().to_string(), "--seed".into(), broken.seed.to_string()]);
         for Change { field, value } in self.set.iter().chain(&self.variations()[broken.form]) {
             words.extend(["--set".into(), format!("{field}={value}")]);

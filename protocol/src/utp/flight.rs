@@ -210,10 +210,8 @@ impl Flight {
         let slack = self.shortest / 4;
         let is_repeated = highest.is_none() && self.same_ack >= REORDERING;
         // While something is lost, the next one is never there, and data may leave no room for more.
-        let told = match self.first < self.recovery {
-            true if is_bare => self.reach.max(1),
-            is_recovering => usize::from(is_recovering || is_repeated),
-        };
+        let is_recovering = self.first < self.recovery;
+        let told = if is_recovering && is_bare { self.reach.max(1) } else { usize::from(is_recovering || is_repeated) };
         let mut beyond: u32 = 0;
         for at in (0..highest.unwrap_or(0).max(told).min(self.packets.len())).rev() {
             if self.packets.get(at + 1).is_some_and(|next| next.has_arrived) {

@@ -35,11 +35,11 @@ pub(super) const PERFECT: Link = Link {
 pub(super) struct World {
     pub(super) ends: [Utp; 2],
     pub(super) link: Link,
-    pub(super) random: fastrand::Rng,
+    random: fastrand::Rng,
     pub(super) now: Moment,
     /// Datagrams under way: when they arrive, an order, where, and what.
     pub(super) way: BTreeSet<(Moment, u64, usize, Vec<u8>)>,
-    pub(super) order: u64,
+    order: u64,
     /// When each direction's link is free.
     pub(super) free: [Moment; 2],
     pub(super) events: [Vec<Event>; 2],
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    pub(super) fn send(&mut self, from: usize, datagram: &[u8]) {
+    fn send(&mut self, from: usize, datagram: &[u8]) {
         let link = self.link;
         self.datagrams += 1;
         if self.random.f64() < link.lost || datagram.len() > link.widest {
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    pub(super) fn flush(&mut self) {
+    fn flush(&mut self) {
         let mut out = Vec::new();
         for end in 0..2 {
             loop {
@@ -215,8 +215,6 @@ pub(super) fn transfer(link: Link, bytes: [usize; 2], seed: u64) -> World {
 pub(super) fn rate_of(link: Link, bytes: usize, seed: u64) -> (f64, World) {
     let world = transfer(link, [bytes, 0], seed);
     // The end comes after the last byte by one linger at most; the way's own time is small against the transfer.
-    let took = world.events[1].len();
-    assert!(took > 0);
     let seconds = world.now.since(Moment::from_secs(4000)).as_secs_f64();
     (bytes as f64 / seconds, world)
 }
